@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the instance lives, and whether it takes requests."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+from litestar import Controller, Response, get
+
+from appliance.engine.service import Engine
+
+__all__ = ["SystemController"]
+
+
+class ModelHealth(msgspec.Struct, omit_defaults=True):
+    """One model, for ``/health``."""
+
+    name: str
+    state: Literal["loading", "ready", "failed"]
+    reason: str = ""
+
+
+class Health(msgspec.Struct):
+    """The answer of ``/health`` and ``/ready``."""
+
+    status: Literal["ok", "loading", "failed", "stopping"]
+    models: list[ModelHealth]
+
+
+class SystemController(Controller):
+    """Health routes. They wake no model and ask for no token."""
+
+    @get("/health", sync_to_thread=False)
+    def health(self, engine: Engine) -> Response[Health]:
+        """200 once every model that can be served has run a forward pass, else 503."""
+        return _answer(engine, engine.status)
+
+    @get("/ready", sync_to_thread=False)
+    def ready(self, engine: Engine) -> Response[Health]:
+        """Like ``/health``, but 503 as soon as the server has been told to stop."""
+        return _answer(engine, "stopping" if engine.draining else engine.status)
+
+
+def _answer(
+    engine: Engine, status: Literal["ok", "loading", "failed", "stopping"]
+) -> Response[Health]:
+    models = [ModelHealth(model.name, model.state, model.reason) for model in engine.models]
+    headers = {"retry-after": "1"} if status == "loading" else {}
+    return Response(
+        Health(status, models), status_code=200 if status == "ok" else 503, headers=headers
+    )

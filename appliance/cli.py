@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``appliance`` command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pydantic_settings import CliSettingsSource
+
+from appliance import __version__
+from appliance.configuration import (
+    SettingsFault,
+    add_settings_flags,
+    describe_settings,
+    export_settings,
+    load_settings,
+    settings_schema,
+)
+from appliance.settings import Settings
+
+__all__ = ["main"]
+
+EXIT_BAD_SETTINGS = 2
+
+Action = Callable[[argparse.Namespace, Settings], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: Command line without the program's name. Unset: ``sys.argv``.
+
+    Returns:
+        The exit code: 0, 1 where the server could not do its work, 2 for bad settings or flags.
+    """
+    parser = argparse.ArgumentParser(prog="appliance", description="Serve embedding models.")
+    parser.add_argument("--version", action="version", version=f"appliance {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_command(commands, "serve", "serve models over HTTP", _serve)
+    config = commands.add_parser("config", help="show, check and move settings")
+    actions = config.add_subparsers(metavar="ACTION", required=True)
+    _add_command(actions, "show", "print the settings in force, secrets hidden", _show)
+    _add_command(actions, "validate", "check the settings and say what is wrong", _validate)
+    _add_command(actions, "export", "print a file that starts an equal instance", _export)
+    schema = actions.add_parser("schema", help="describe every setting")
+    schema.add_argument("--format", choices=("json", "markdown"), default="json")
+    schema.set_defaults(run=_schema)
+    parsed = parser.parse_args(arguments)
+    code: int = parsed.run(parsed)
+    return code
+
+
+def _add_command(commands: Any, name: str, text: str, action: Action) -> None:
+    parser = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+    flags = add_settings_flags(parser)
+
+    def run(parsed: argparse.Namespace) -> int:
+        settings = _settings_or_none(flags, parsed)
+        return EXIT_BAD_SETTINGS if settings is None else action(parsed, settings)
+
+    parser.set_defaults(run=run)
+
+
+def _settings_or_none(
+    flags: CliSettingsSource[Settings], parsed: argparse.Namespace
+) -> Settings | None:
+    config = parsed.config
+    del parsed.config  # every attribute that is left is a flag of a setting
+    del parsed.run
+    try:
+        return load_settings(flags(parsed_args=parsed), config)
+    except SettingsFault as error:
+        for fault in error.faults:
+            print(f"appliance: {fault}", file=sys.stderr)
+        return None
+
+
+def _serve(_: argparse.Namespace, settings: Settings) -> int:
+    os.environ.update(settings.environment)
+    # After the line above, so that the variables reach libraries which read them at import.
+    from appliance.server import serve
+
+    return serve(settings)
+
+
+def _show(_: argparse.Namespace, settings: Settings) -> int:
+    data = settings.model_dump(mode="json")
+    for name in export_settings(settings)["secrets_omitted"]:
+        head, _, key = name.partition(".")
+        if key:
+            data[head][key] = "**********"
+    print(json.dumps(data, indent=2))
+    return 0
+
+
+def _validate(_: argparse.Namespace, settings: Settings) -> int:
+    names = ", ".join(model.name for model in settings.models)
+    print(f"the settings are good; models: {names}")
+    return 0
+
+
+def _export(_: argparse.Namespace, settings: Settings) -> int:
+    data = export_settings(settings)
+    print(json.dumps(data, indent=2))
+    for name in data["secrets_omitted"]:
+        print(f"appliance: left out, a secret: {name}", file=sys.stderr)
+    return 0
+
+
+def _schema(parsed: argparse.Namespace) -> int:
+    if parsed.format == "markdown":
+        print(describe_settings(), end="")
+    else:
+        print(json.dumps(settings_schema(), indent=2))
+    return 0

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What surrounds every request: its id, and the moment it came in."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["RequestContext", "elapsed_milliseconds"]
+
+_HEADER = b"x-request-id"
+_ACCEPTABLE = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
+
+
+class RequestContext:
+    """ASGI middleware that stands outside the framework, so that no answer escapes it.
+
+    Each answer carries ``x-request-id``: the client's own if it sent one that is fit to be
+    logged, else a new one.
+
+    Args:
+        app: The application within.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one connection on."""
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+            return
+        request_id = next((value for name, value in scope["headers"] if name == _HEADER), b"")
+        if not _ACCEPTABLE.fullmatch(request_id):
+            request_id = b"req_" + uuid.uuid4().hex.encode()
+        scope.setdefault("state", {})["started"] = time.perf_counter()
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (_HEADER, request_id)]
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+def elapsed_milliseconds(scope: Scope) -> float:
+    """Time since a request came in."""
+    started: float = scope["state"]["started"]
+    return (time.perf_counter() - started) * 1000

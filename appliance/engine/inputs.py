@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what a client sent to the ids that a model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from appliance.engine.types import Backend, EmbedOptions, TokenArray
+from appliance.engine.vocabulary import TokenVocabulary
+from appliance.errors import InputTooLong, InvalidRequest, RequestTooManyTokens
+from appliance.settings import ModelSettings
+
+__all__ = ["Inputs", "check_count", "check_total", "tokenize"]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The inputs of one request, or a run of them.
+
+    Attributes:
+        items: All of them text, or all of them lists of token ids.
+        single: Whether the client sent one input bare, not in a list.
+        first: Position of the first item in the request.
+    """
+
+    items: Sequence[str] | Sequence[Sequence[int]]
+    single: bool = False
+    first: int = 0
+
+    def path(self, position: int) -> str:
+        """How the item at a position of ``items`` is called in the request."""
+        return "input" if self.single else f"input[{self.first + position}]"
+
+    def split(self, size: int) -> list[Inputs]:
+        """Runs of at most ``size`` inputs each."""
+        return [
+            Inputs(self.items[start : start + size], self.single, self.first + start)
+            for start in range(0, len(self.items), size)
+        ]
+
+
+def check_count(inputs: Inputs, model: ModelSettings) -> None:
+    """Refuse no inputs, too many, or an empty one.
+
+    Raises:
+        InvalidRequest: Naming the input.
+    """
+    if not inputs.items:
+        raise InvalidRequest(
+            "input is an empty list; it must hold at least one text.", param="input"
+        )
+    if len(inputs.items) > model.max_client_batch_size:
+        raise InvalidRequest(
+            f"input has {len(inputs.items)} items, but at most {model.max_client_batch_size} are"
+            " allowed in one request.",
+            param="input",
+        )
+    for position, item in enumerate(inputs.items):
+        if not len(item):
+            path = inputs.path(position)
+            raise InvalidRequest(f"{path} is empty; it must hold at least one token.", param=path)
+
+
+def check_total(texts: Sequence[TokenArray], model: ModelSettings) -> int:
+    """Count the tokens of a whole request.
+
+    Raises:
+        RequestTooManyTokens: There are more than ``max_request_tokens``.
+    """
+    total = sum(len(text) for text in texts)
+    if total > model.max_request_tokens:
+        raise RequestTooManyTokens(
+            f"Requested {total} tokens, max {model.max_request_tokens} tokens per request. Send"
+            " the inputs in several requests.",
+            param="input",
+        )
+    return total
+
+
+def tokenize(
+    inputs: Inputs,
+    backend: Backend,
+    model: ModelSettings,
+    options: EmbedOptions,
+    vocabulary: TokenVocabulary,
+) -> list[TokenArray]:
+    """Turn inputs into ids of the model, each no longer than the model reads. Blocks.
+
+    Raises:
+        InvalidRequest: An input cannot be read, or is too long and may not be cut.
+    """
+    if isinstance(inputs.items[0], str):
+        texts = backend.tokenizer.encode(_checked_text(inputs))
+    else:
+        texts = _from_token_ids(inputs, backend, model, options, vocabulary)
+    may_cut = model.truncate if options.truncate is None else options.truncate
+    limit = backend.max_input_tokens
+    for position, text in enumerate(texts):
+        if len(text) <= limit:
+            continue
+        if not may_cut:
+            path = inputs.path(position)
+            # Its first words are OpenAI's: client libraries look for them.
+            raise InputTooLong(
+                f"This model's maximum context length is {limit} tokens, but {path} has"
+                f" {len(text)}. Shorten it, or send truncate: true to have it cut.",
+                param=path,
+            )
+        texts[position] = backend.tokenizer.cut(text, limit, options.truncation_direction)
+    return texts
+
+
+def _checked_text(inputs: Inputs) -> list[str]:
+    texts: list[str] = []
+    for position, item in enumerate(inputs.items):
+        text = str(item)
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                path = inputs.path(position)
+                raise InvalidRequest(
+                    f"{path} is not valid Unicode: it holds half of a surrogate pair.", param=path
+                ) from None
+        texts.append(text)
+    return texts
+
+
+def _from_token_ids(
+    inputs: Inputs,
+    backend: Backend,
+    model: ModelSettings,
+    options: EmbedOptions,
+    vocabulary: TokenVocabulary,
+) -> list[TokenArray]:
+    encoding = options.token_encoding or model.token_ids
+    lists = [[int(token) for token in item] for item in inputs.items]
+    if encoding == "reject":
+        raise InvalidRequest(
+            f"{inputs.path(0)} is a list of token ids, and this model takes text only. Send text,"
+            " or say with token_encoding what the ids are: 'cl100k_base' or 'native'.",
+            param=inputs.path(0),
+        )
+    if encoding == "native":
+        return [_native(ids, inputs.path(p), backend) for p, ids in enumerate(lists)]
+    decoded = [vocabulary.decode(ids, inputs.path(p)) for p, ids in enumerate(lists)]
+    return backend.tokenizer.encode(decoded)
+
+
+def _native(ids: list[int], path: str, backend: Backend) -> TokenArray:
+    size = backend.tokenizer.vocabulary_size
+    if wrong := [token for token in ids if not 0 <= token < size]:
+        raise InvalidRequest(
+            f"{path} holds the token id {wrong[0]}, which the model does not have: its ids are 0"
+            f" to {size - 1}.",
+            param=path,
+        )
+    return np.array(ids, dtype=np.int64)

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine's one door: ``Engine.embed``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Literal, TypeVar
+
+from appliance.engine.device import Device, Lane, available_cores
+from appliance.engine.inputs import Inputs, check_count, check_total, tokenize
+from appliance.engine.types import (
+    Backend,
+    Embedding,
+    EmbedOptions,
+    Job,
+    Timings,
+    TokenArray,
+)
+from appliance.engine.vectors import finish_vectors
+from appliance.engine.vocabulary import TokenVocabulary
+from appliance.errors import (
+    ApplianceError,
+    InvalidRequest,
+    ModelNotFound,
+    ModelUnavailable,
+    Overloaded,
+)
+from appliance.settings import ModelSettings, Settings
+
+__all__ = ["Engine", "Loader", "ServedModel"]
+
+logger = logging.getLogger(__name__)
+
+Loader = Callable[[Settings, ModelSettings, int], Backend]
+
+Result = TypeVar("Result")
+
+TOKENIZE_RUN = 64
+"""Texts that one tokenizer thread takes at once."""
+
+
+def _load_with_torch(settings: Settings, model: ModelSettings, batch_tokens: int) -> Backend:
+    # Not at the top: torch and transformers take seconds to read, and the port answers meanwhile.
+    from appliance.engine.model import load_model
+
+    return load_model(settings, model, batch_tokens)
+
+
+class ServedModel:
+    """One model under its name.
+
+    Attributes:
+        settings: As configured.
+        state: Where it stands.
+        reason: Why it failed, if it did.
+        created: When it was configured, in Unix seconds.
+        requests: Requests being worked on.
+    """
+
+    def __init__(self, settings: ModelSettings) -> None:
+        self.settings = settings
+        self.state: Literal["loading", "ready", "failed"] = "loading"
+        self.reason = ""
+        self.created = int(time.time())
+        self.requests = 0
+        self.lane: Lane | None = None
+        self.loaded = asyncio.Event()
+        """Set once ``state`` is no longer ``loading``."""
+        workers = settings.tokenization_workers or max(1, available_cores() - 1)
+        self.tokenizers = ThreadPoolExecutor(workers, f"tokenize-{settings.name}")
+
+    @property
+    def name(self) -> str:
+        """The name that answers carry."""
+        return self.settings.name
+
+
+class Engine:
+    """All models of one instance. Create it inside a running event loop.
+
+    Args:
+        settings: The instance's settings.
+        load: Loads one model. Unset: the real thing.
+
+    Attributes:
+        settings: The instance's settings.
+        models: The models, the default one first.
+        draining: Whether the server has been told to stop.
+    """
+
+    def __init__(self, settings: Settings, load: Loader | None = None) -> None:
+        self.models = [ServedModel(model) for model in settings.models]
+        self.draining = False
+        self.settings = settings
+        self._load = load or _load_with_torch
+        self._by_name = {
+            name: model
+            for model in self.models
+            for name in (model.settings.name, *model.settings.aliases)
+        }
+        self._device = Device(settings.cpu_workers)
+        self._vocabulary = TokenVocabulary(settings.token_vocabulary_dir)
+        self._background = ThreadPoolExecutor(1, "background")
+        self._loader = ThreadPoolExecutor(1, "loader")
+        self._loading: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Start the device and begin to load; returns at once."""
+        self._device.start()
+        self._loading = [asyncio.create_task(self._bring_up(model)) for model in self.models]
+
+    async def stop(self) -> None:
+        """Let the batches in flight finish and end every thread."""
+        for task in self._loading:
+            task.cancel()
+        await asyncio.to_thread(self._device.stop)
+        for pool in (self._background, self._loader, *(m.tokenizers for m in self.models)):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    async def all_failed(self) -> bool:
+        """Wait until each model is loaded or failed, and say whether none can be served."""
+        for model in self.models:
+            await model.loaded.wait()
+        return all(model.state == "failed" for model in self.models)
+
+    @property
+    def status(self) -> Literal["ok", "loading", "failed"]:
+        """``ok`` once every model that can be served has run a forward pass."""
+        if not self._device.alive or all(model.state == "failed" for model in self.models):
+            return "failed"
+        return "loading" if any(model.state == "loading" for model in self.models) else "ok"
+
+    def model(self, name: str) -> ServedModel:
+        """The model that answers to a name or an alias.
+
+        Raises:
+            ModelNotFound: There is none.
+        """
+        if name in self._by_name:
+            return self._by_name[name]
+        known = ", ".join(f"'{model.name}'" for model in self.models)
+        raise ModelNotFound(
+            f"The model '{name}' does not exist. Served here: {known}.", param="model"
+        )
+
+    async def embed(self, model: ServedModel, inputs: Inputs, options: EmbedOptions) -> Embedding:
+        """Embed the inputs of one request.
+
+        Raises:
+            InvalidRequest: The request can never succeed as it is.
+            Overloaded: The model's waiting room is full.
+            ModelUnavailable: The model is loading or has failed.
+        """
+        check_count(inputs, model.settings)
+        if model.requests >= model.settings.max_concurrent_requests:
+            raise self._overloaded(model, f"{model.requests} requests are being worked on")
+        model.requests += 1
+        try:
+            lane = await self._lane(model)
+            _check_dimensions(options.dimensions, lane.backend.dimension)
+            started = time.perf_counter()
+            texts = await self._tokenize(model, lane.backend, inputs, options)
+            tokens = check_total(texts, model.settings)
+            tokenized = time.perf_counter()
+            job = await self._compute(model, lane, texts)
+        finally:
+            model.requests -= 1
+        assert job.vectors is not None
+        assert job.started is not None
+        assert job.finished is not None
+        timings = Timings(
+            tokenize=tokenized - started,
+            queue=job.started - job.submitted,
+            forward=job.finished - job.started,
+        )
+        normalize = _first_set(options.normalize, model.settings.normalize, True)
+        vectors = finish_vectors(job.vectors, dimensions=options.dimensions, normalize=normalize)
+        return Embedding(vectors, tokens, timings)
+
+    async def in_background(self, function: Callable[[], Result]) -> Result:
+        """Run something that would hold up the event loop on a thread of its own."""
+        return await asyncio.get_running_loop().run_in_executor(self._background, function)
+
+    async def _bring_up(self, model: ServedModel) -> None:
+        loop = asyncio.get_running_loop()
+        started = time.perf_counter()
+        try:
+            budget = min(model.settings.max_batch_tokens, self._device.batch_tokens)
+            backend = await loop.run_in_executor(
+                self._loader, self._load, self.settings, model.settings, budget
+            )
+            await asyncio.wrap_future(self._device.run(backend.warm_up))
+        except Exception as error:  # any fault of a model's files; the other models go on
+            known = isinstance(error, ApplianceError)
+            model.reason = str(error) if known else f"{type(error).__name__}: {error}"
+            model.state = "failed"
+            logger.error("model %s: %s", model.name, model.reason, exc_info=not known)
+        else:
+            model.lane = Lane(model.name, backend, budget, model.settings.max_batch_requests)
+            self._device.add(model.lane)
+            model.state = "ready"
+            logger.info("model %s: ready after %.1f s", model.name, time.perf_counter() - started)
+        model.loaded.set()
+
+    async def _lane(self, model: ServedModel) -> Lane:
+        if model.state == "loading":
+            try:
+                async with asyncio.timeout(self.settings.model_wait_seconds):
+                    await model.loaded.wait()
+            except TimeoutError:
+                raise ModelUnavailable(
+                    f"The model '{model.name}' is still loading.", retry_after=5
+                ) from None
+        if model.lane is None:
+            raise ModelUnavailable(
+                f"The model '{model.name}' cannot be served: {model.reason}", retry_after=60
+            )
+        return model.lane
+
+    async def _tokenize(
+        self, model: ServedModel, backend: Backend, inputs: Inputs, options: EmbedOptions
+    ) -> list[TokenArray]:
+        loop = asyncio.get_running_loop()
+        runs = [
+            loop.run_in_executor(
+                model.tokenizers,
+                tokenize,
+                run,
+                backend,
+                model.settings,
+                options,
+                self._vocabulary,
+            )
+            for run in inputs.split(TOKENIZE_RUN)
+        ]
+        done = await asyncio.gather(*runs, return_exceptions=True)
+        texts: list[TokenArray] = []
+        for result in done:
+            if isinstance(result, BaseException):
+                raise result
+            texts += result
+        return texts
+
+    async def _compute(self, model: ServedModel, lane: Lane, texts: list[TokenArray]) -> Job:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+
+        def resolve(job: Job) -> None:
+            if future.done():
+                return
+            if job.error is not None:
+                future.set_exception(job.error)
+            else:
+                future.set_result(None)
+
+        def done(job: Job) -> None:
+            with suppress(RuntimeError):  # the loop has closed: nobody waits any more
+                loop.call_soon_threadsafe(resolve, job)
+
+        job = Job(texts, done)
+        waiting = lane.queue.tokens
+        if waiting and waiting + job.tokens > model.settings.max_queue_tokens:
+            raise self._overloaded(model, f"{waiting} tokens are waiting")
+        self._device.submit(lane, job)
+        try:
+            await future
+        except asyncio.CancelledError:
+            self._device.cancel(lane, job)
+            raise
+        return job
+
+    def _overloaded(self, model: ServedModel, reason: str) -> Overloaded:
+        rate = model.lane.tokens_per_second if model.lane else None
+        waiting = model.lane.queue.tokens if model.lane else 0
+        seconds = waiting / (rate * self._device.workers) if rate else 1.0
+        return Overloaded(
+            f"Rate limit reached for '{model.name}': {reason}. Please try again in"
+            f" {max(seconds, 0.1):.1f}s.",
+            retry_after=max(seconds, 0.1),
+        )
+
+
+def _check_dimensions(dimensions: int | None, dimension: int) -> None:
+    if dimensions is not None and not 1 <= dimensions <= dimension:
+        raise InvalidRequest(
+            f"dimensions is {dimensions}, but must be between 1 and {dimension} for this model.",
+            param="dimensions",
+        )
+
+
+def _first_set(*choices: bool | None) -> bool:
+    return next(choice for choice in choices if choice is not None)

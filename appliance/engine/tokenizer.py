@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text to token ids with a model's own tokenizer."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer, normalizers
+from transformers import AutoTokenizer
+
+from appliance.engine.types import TokenArray, TruncationDirection
+from appliance.errors import ModelUnavailable
+
+__all__ = ["ModelTokenizer"]
+
+# Texts are shared out over the threads of a pool; a second pool inside each would fight with it.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+class ModelTokenizer:
+    """The Rust tokenizer of one model; it frees the interpreter while it works.
+
+    Args:
+        tokenizer: Tokenizer whose post-processor adds the model's special tokens. Truncation and
+            padding that came with its file are switched off: both are decided per request.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self.vocabulary_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
+        mask = tokenizer.encode("a").special_tokens_mask
+        self._prefix = next((i for i, special in enumerate(mask) if not special), len(mask))
+        self._suffix = len(mask) - self._prefix - mask.count(0)
+        self.special_tokens = self._prefix + self._suffix
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, lower_case: bool, trust_remote_code: bool
+    ) -> tuple[ModelTokenizer, int]:
+        """Read a tokenizer from a model's folder.
+
+        Args:
+            folder: Local folder with the tokenizer's files.
+            lower_case: Lower the text first, whatever the tokenizer's own files say.
+            trust_remote_code: Allow a tokenizer class that comes with the model.
+
+        Returns:
+            The tokenizer, and the longest input that its files state.
+
+        Raises:
+            ModelUnavailable: The folder holds no tokenizer that can be read.
+        """
+        try:
+            loaded = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=trust_remote_code
+            )
+        except (OSError, ValueError, ImportError, KeyError) as error:
+            raise ModelUnavailable(f"its tokenizer cannot be read: {error}") from error
+        if not loaded.is_fast:
+            raise ModelUnavailable(
+                f"its tokenizer {type(loaded).__name__} has no fast form (tokenizer.json)"
+            )
+        tokenizer: Tokenizer = loaded.backend_tokenizer
+        if lower_case:
+            own = [tokenizer.normalizer] if tokenizer.normalizer else []
+            tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+        return cls(tokenizer), int(loaded.model_max_length)
+
+    def encode(self, texts: list[str]) -> list[TokenArray]:
+        """Ids of each text in full, special tokens included."""
+        encodings = self._tokenizer.encode_batch_fast(texts)
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+
+    def cut(self, ids: TokenArray, limit: int, direction: TruncationDirection) -> TokenArray:
+        """The ids of the same text cut to ``limit`` tokens, special tokens kept."""
+        end = len(ids) - self._suffix
+        content = ids[self._prefix : end]
+        room = max(limit - self.special_tokens, 0)
+        kept = content[:room] if direction == "right" else content[len(content) - room :]
+        return np.concatenate((ids[: self._prefix], kept, ids[end:]))

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The values that travel through the engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "Backend",
+    "Batch",
+    "EmbedOptions",
+    "Embedding",
+    "FloatMatrix",
+    "Job",
+    "TextTokenizer",
+    "Timings",
+    "TokenArray",
+    "TruncationDirection",
+]
+
+TokenArray = npt.NDArray[np.int64]
+FloatMatrix = npt.NDArray[np.float32]
+TruncationDirection = Literal["left", "right"]
+TokenEncoding = Literal["cl100k_base", "native", "reject"]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedOptions:
+    """What one request asks for beside its texts. ``None``: as the model is set."""
+
+    dimensions: int | None = None
+    """Leading values of each vector to keep; the rest is rescaled to unit length."""
+
+    normalize: bool | None = None
+    """Scale each vector to unit length."""
+
+    truncate: bool | None = None
+    """Cut texts that are too long, rather than refuse them."""
+
+    truncation_direction: TruncationDirection = "right"
+    """End of the text that a cut takes away."""
+
+    token_encoding: TokenEncoding | None = None
+    """Vocabulary that lists of token ids belong to."""
+
+
+@dataclass(slots=True)
+class Timings:
+    """Where the time of one request went, in seconds."""
+
+    tokenize: float = 0.0
+    queue: float = 0.0
+    """From the queue's door to the start of the first forward pass."""
+    forward: float = 0.0
+    """From the start of the first forward pass to the end of the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """The answer to one request.
+
+    Attributes:
+        vectors: float32, shape ``[inputs, dimensions]``, C-contiguous, in the order asked.
+        tokens: Tokens that the model saw, special tokens included.
+        timings: Where the time went.
+    """
+
+    vectors: FloatMatrix
+    tokens: int
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Texts of one forward pass, laid end to end.
+
+    Attributes:
+        input_ids: int64, shape ``[tokens]``: all texts' ids one after the other.
+        cu_seqlens: int32, shape ``[texts + 1]``: where each text starts; the last is ``tokens``.
+        max_seqlen: Tokens of the longest text.
+    """
+
+    input_ids: TokenArray
+    cu_seqlens: npt.NDArray[np.int32]
+    max_seqlen: int
+
+    @classmethod
+    def pack(cls, texts: Sequence[TokenArray]) -> Batch:
+        """Lay texts end to end in the order given."""
+        lengths = np.fromiter((len(text) for text in texts), dtype=np.int32, count=len(texts))
+        cu_seqlens = np.zeros(len(texts) + 1, dtype=np.int32)
+        np.cumsum(lengths, out=cu_seqlens[1:])
+        return cls(np.concatenate(texts), cu_seqlens, int(lengths.max()))
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """int32, shape ``[texts]``: tokens of each text."""
+        return np.diff(self.cu_seqlens)
+
+    def __len__(self) -> int:
+        return len(self.cu_seqlens) - 1
+
+
+class TextTokenizer(Protocol):
+    """Turns text into a model's own token ids. Safe to call from several threads."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Ids are below this."""
+
+    def encode(self, texts: list[str]) -> list[TokenArray]:
+        """Ids of each text in full, special tokens included."""
+
+    def cut(self, ids: TokenArray, limit: int, direction: TruncationDirection) -> TokenArray:
+        """The ids of the same text cut to ``limit`` tokens, special tokens kept."""
+
+
+class Backend(Protocol):
+    """One model, loaded. Its methods run on a device's worker threads only."""
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """Its tokenizer."""
+
+    @property
+    def dimension(self) -> int:
+        """Values of a vector."""
+
+    @property
+    def max_input_tokens(self) -> int:
+        """Longest text that it reads."""
+
+    def warm_up(self) -> None:
+        """Get ready and run the first forward pass. Called once, before any other."""
+
+    def forward(self, batch: Batch) -> FloatMatrix:
+        """Embed a batch.
+
+        Returns:
+            float32, shape ``[texts, dimension]``: the chain's own output.
+        """
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One request on its way through a device.
+
+    ``remaining`` counts texts that have no vector yet; the one who takes it to zero calls
+    ``done``. All fields after ``done`` belong to the device's lock or to the worker that holds
+    the batch.
+    """
+
+    texts: Sequence[TokenArray]
+    done: Callable[[Job], None]
+    """Called once, from a worker thread, when every text has a vector or the job has failed."""
+
+    tokens: int = 0
+    remaining: int = 0
+    vectors: FloatMatrix | None = None
+    error: BaseException | None = None
+    cancelled: bool = False
+    submitted: float = field(default_factory=time.perf_counter)
+    started: float | None = None
+    finished: float | None = None
+
+    def __post_init__(self) -> None:
+        self.tokens = sum(len(text) for text in self.texts)
+        self.remaining = len(self.texts)

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that can go wrong, named once.
+
+An error knows what it means and which HTTP status that meaning has. It knows nothing of JSON: each
+dialect under ``compat`` renders it in the shape its own clients read.
+
+::
+
+    ApplianceError
+    +- InvalidRequest            400   a field is missing, malformed or not allowed
+    |  +- InputTooLong           400   one text is longer than the model reads
+    |  +- RequestTooManyTokens   400   all texts of one request together
+    +- Unauthenticated           401   no key came with the request
+    |  +- UnknownKey             401   a key came, but none that is known here
+    +- ModelNotFound             404
+    +- RouteNotFound             404
+    +- MethodNotAllowed          405
+    +- RequestTimeout            408   the body did not arrive in full
+    +- PayloadTooLarge           413
+    +- UnsupportedMediaType      415
+    +- Overloaded                429   the model's queue is full
+    +- InternalError             500   a fault of ours, told without its details
+    +- ModelUnavailable          503   loading, failed or stopping
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ApplianceError",
+    "InputTooLong",
+    "InternalError",
+    "InvalidRequest",
+    "MethodNotAllowed",
+    "ModelNotFound",
+    "ModelUnavailable",
+    "Overloaded",
+    "PayloadTooLarge",
+    "RequestTimeout",
+    "RequestTooManyTokens",
+    "RouteNotFound",
+    "Unauthenticated",
+    "UnknownKey",
+    "UnsupportedMediaType",
+]
+
+
+class ApplianceError(Exception):
+    """Root of every error that a client may be told about.
+
+    Attributes:
+        status: HTTP status code of this meaning.
+        message: One or two sentences for the person who reads the client's log.
+        param: Path of the offending field (``input``, ``input[3]``), if there is one.
+        retry_after: Seconds after which the same request may succeed, if waiting helps.
+    """
+
+    status: int = 500
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+
+class InvalidRequest(ApplianceError):
+    """A field is missing, malformed or out of range."""
+
+    status = 400
+
+
+class InputTooLong(InvalidRequest):
+    """One text has more tokens than the model reads, and the request did not allow a cut."""
+
+
+class RequestTooManyTokens(InvalidRequest):
+    """The texts of one request together exceed ``max_request_tokens``."""
+
+
+class Unauthenticated(ApplianceError):
+    """The request carried no bearer token."""
+
+    status = 401
+
+
+class UnknownKey(Unauthenticated):
+    """The request carried a bearer token that is not known here."""
+
+
+class ModelNotFound(ApplianceError):
+    """No model is served under the name that was asked for."""
+
+    status = 404
+
+
+class RouteNotFound(ApplianceError):
+    """Nothing is served at this path."""
+
+    status = 404
+
+
+class MethodNotAllowed(ApplianceError):
+    """The path exists, but not for this HTTP method."""
+
+    status = 405
+
+
+class RequestTimeout(ApplianceError):
+    """The client stopped sending before its body was complete."""
+
+    status = 408
+
+
+class PayloadTooLarge(ApplianceError):
+    """The body has more bytes than ``payload_limit``."""
+
+    status = 413
+
+
+class UnsupportedMediaType(ApplianceError):
+    """The body is not declared as JSON."""
+
+    status = 415
+
+
+class Overloaded(ApplianceError):
+    """The model's waiting room is full; nothing of the request was kept."""
+
+    status = 429
+
+
+class InternalError(ApplianceError):
+    """A fault of the server. The message never carries details; the log does."""
+
+    status = 500
+
+
+class ModelUnavailable(ApplianceError):
+    """The model is known but cannot answer now: it is loading, has failed, or the server stops."""
+
+    status = 503

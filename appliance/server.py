@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process: its log, its socket, its signals and its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from contextlib import suppress
+from types import FrameType
+
+import uvicorn
+
+from appliance.app import create_app
+from appliance.engine.service import Engine
+from appliance.settings import Settings
+
+__all__ = ["serve"]
+
+logger = logging.getLogger(__name__)
+
+EXIT_NO_MODEL = 1
+
+
+class ApplianceServer(uvicorn.Server):
+    """uvicorn, told of the engine.
+
+    Attributes:
+        exit_code: 0, or 1 if the server stopped because no model could be loaded.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._engine: Engine | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self.exit_code = 0
+        super().__init__(
+            uvicorn.Config(
+                create_app(settings, on_engine=self._started),
+                host=settings.host,
+                port=settings.port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                ws="none",
+                lifespan="on",
+                timeout_graceful_shutdown=math.ceil(settings.drain_timeout_seconds),
+            )
+        )
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take a signal: stop being ready, finish accepted work, exit."""
+        if self._engine is not None:
+            self._engine.draining = True
+        super().handle_exit(sig, frame)
+
+    def _started(self, engine: Engine) -> None:
+        self._engine = engine
+        self._watch = asyncio.create_task(self._stop_if_nothing_loads(engine))
+
+    async def _stop_if_nothing_loads(self, engine: Engine) -> None:
+        if await engine.all_failed():
+            logger.error("no model could be loaded; stopping")
+            self.exit_code = EXIT_NO_MODEL
+            self.should_exit = True
+
+
+def serve(settings: Settings) -> int:
+    """Serve until told to stop.
+
+    Returns:
+        The exit code.
+    """
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    for noisy in ("httpx", "httpcore"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    if not settings.api_keys and settings.host not in ("127.0.0.1", "::1", "localhost"):
+        logger.warning(
+            "listening on %s without api_keys: whoever reaches the port may use it", settings.host
+        )
+    server = ApplianceServer(settings)
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        return 1
+    return server.exit_code

