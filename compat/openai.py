@@ -17,7 +17,9 @@ from typing import Annotated, Any, Literal, cast
 import msgspec
 import orjson
 from litestar import Controller, Request, Response, get, post
+from litestar.di import NamedDependency
 from litestar.exceptions import ClientException
+from litestar.params import FromPath
 
 from appliance.context import elapsed_milliseconds
 from appliance.engine.inputs import Inputs
@@ -128,9 +130,9 @@ class OpenAIController(Controller):
     async def embeddings(
         self,
         request: Request[Any, Any, Any],
-        engine: Engine,
-        owner: str | None = None,
-        name: str | None = None,
+        engine: NamedDependency[Engine],
+        owner: FromPath[str | None] = None,
+        name: FromPath[str | None] = None,
     ) -> Response[bytes]:
         """Embed texts."""
         body = await _read_body(request, engine)
@@ -160,9 +162,9 @@ class OpenAIController(Controller):
     def models(
         self,
         request: Request[Any, Any, Any],
-        engine: Engine,
-        owner: str | None = None,
-        name: str | None = None,
+        engine: NamedDependency[Engine],
+        owner: FromPath[str | None] = None,
+        name: FromPath[str | None] = None,
     ) -> Response[ModelList]:
         """List the models; under a model's own path, that one."""
         listed = engine.models if name is None else [engine.model(_joined(owner, name))]
@@ -179,7 +181,10 @@ class OpenAIController(Controller):
         sync_to_thread=False,
     )
     def one_model(
-        self, request: Request[Any, Any, Any], engine: Engine, wanted: str
+        self,
+        request: Request[Any, Any, Any],
+        engine: NamedDependency[Engine],
+        wanted: FromPath[str],
     ) -> Response[ModelObject]:
         """Describe one model, by name or alias."""
         model = engine.model(str(wanted).strip("/"))

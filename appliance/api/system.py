@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 from litestar import Controller, Response, get
+from litestar.di import NamedDependency
 
 from appliance.engine.service import Engine
 
@@ -32,12 +33,12 @@ class SystemController(Controller):
     """Health routes. They wake no model and ask for no token."""
 
     @get("/health", sync_to_thread=False)
-    def health(self, engine: Engine) -> Response[Health]:
+    def health(self, engine: NamedDependency[Engine]) -> Response[Health]:
         """200 once every model that can be served has run a forward pass, else 503."""
         return _answer(engine, engine.status)
 
     @get("/ready", sync_to_thread=False)
-    def ready(self, engine: Engine) -> Response[Health]:
+    def ready(self, engine: NamedDependency[Engine]) -> Response[Health]:
         """Like ``/health``, but 503 as soon as the server has been told to stop."""
         return _answer(engine, "stopping" if engine.draining else engine.status)
 

@@ -93,7 +93,7 @@ def tokenize(
         InvalidRequest: An input cannot be read, or is too long and may not be cut.
     """
     if isinstance(inputs.items[0], str):
-        texts = backend.tokenizer.encode(_checked_text(inputs))
+        texts = backend.tokenizer.encode([str(text) for text in inputs.items])
     else:
         texts = _from_token_ids(inputs, backend, model, options, vocabulary)
     may_cut = model.truncate if options.truncate is None else options.truncate
@@ -110,22 +110,6 @@ def tokenize(
                 param=path,
             )
         texts[position] = backend.tokenizer.cut(text, limit, options.truncation_direction)
-    return texts
-
-
-def _checked_text(inputs: Inputs) -> list[str]:
-    texts: list[str] = []
-    for position, item in enumerate(inputs.items):
-        text = str(item)
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                path = inputs.path(position)
-                raise InvalidRequest(
-                    f"{path} is not valid Unicode: it holds half of a surrogate pair.", param=path
-                ) from None
-        texts.append(text)
     return texts
 
 

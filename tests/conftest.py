@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers to test against: real ones, on real ports."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+import pytest
+import uvicorn
+
+from appliance.app import create_app
+from appliance.engine.service import Engine, Loader
+from appliance.settings import ModelSettings, Settings
+from tests.fakes import load_fake
+
+REAL_MODEL = "all-MiniLM-L6-v2"
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server that answers."""
+
+    url: str
+    log: list[str]
+    engine: Engine | None = None
+    """The engine, of a server in this process."""
+
+    def embed(self, **body: object) -> httpx.Response:
+        """Post to ``/v1/embeddings``."""
+        return httpx.post(f"{self.url}/v1/embeddings", json=body, timeout=60)
+
+
+@contextmanager
+def run_process(*flags: str, environment: dict[str, str] | None = None) -> Iterator[RunningServer]:
+    """Serve from a process of its own, as users do, until the block ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "appliance", "serve", "--port", "0", *flags],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {})},
+    )
+    log: list[str] = []
+    try:
+        url = _read_url(process, log)
+        reader = threading.Thread(target=lambda: log.extend(process.stderr or ()), daemon=True)
+        reader.start()
+        wait_until_healthy(url)
+        yield RunningServer(url, log)
+    finally:
+        process.terminate()
+        process.wait(30)
+        reader.join(5)
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+def _read_url(process: subprocess.Popen[str], log: list[str]) -> str:
+    assert process.stderr is not None
+    for line in process.stderr:
+        log.append(line)
+        if match := re.search(r"running on (http://\S+)", line):
+            return match[1]
+    raise AssertionError("the server did not start:\n" + "".join(log))
+
+
+def wait_until_healthy(url: str) -> None:
+    """Return once ``/health`` says that every model answers."""
+    for _ in range(1200):
+        if httpx.get(f"{url}/health").status_code == 200:
+            return
+        time.sleep(0.1)
+    raise AssertionError(httpx.get(f"{url}/health").text)
+
+
+@contextmanager
+def run_in_thread(
+    settings: Settings | None = None, load: Loader = load_fake, *, wait: bool = True
+) -> Iterator[RunningServer]:
+    """Serve from a thread of this process, with a model that tests control."""
+    settings = settings or Settings(models=(ModelSettings(model="fake/model"),))
+    engines: list[Engine] = []
+    config = uvicorn.Config(
+        create_app(settings, load, engines.append),
+        host="127.0.0.1",
+        port=0,
+        log_config=None,
+        ws="none",
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    try:
+        if wait:
+            wait_until_healthy(url)
+        yield RunningServer(url, [], engines[0])
+    finally:
+        server.should_exit = True
+        thread.join(30)
+
+
+@pytest.fixture(scope="session")
+def real_server() -> Iterator[RunningServer]:
+    """The embedded model with its trained weights, in a process of its own."""
+    with run_process() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def fake_server() -> Iterator[RunningServer]:
+    """The server with a model that has no weights."""
+    models = (
+        ModelSettings(model="fake/model", aliases=("text-embedding-3-small",)),
+        ModelSettings(model="other", max_client_batch_size=4, max_request_tokens=60),
+    )
+    with run_in_thread(Settings(models=models)) as server:
+        yield server
