@@ -23,6 +23,7 @@ from appliance.errors import (
     InvalidRequest,
     MethodNotAllowed,
     PayloadTooLarge,
+    RequestTimeout,
     RouteNotFound,
 )
 from appliance.settings import Settings
@@ -81,7 +82,12 @@ def _engine(state: State) -> Engine:
 
 
 def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
-    return render_error(_known(request, error), request)
+    known = _known(request, error)
+    response = render_error(known, request)
+    if isinstance(known, PayloadTooLarge | RequestTimeout):
+        # The rest of the body may still come; nothing after it could be told from it.
+        response.headers["connection"] = "close"
+    return response
 
 
 def _known(request: Request[Any, Any, Any], error: Exception) -> ApplianceError:
