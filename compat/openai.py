@@ -8,22 +8,19 @@ OpenAI's own service answers with, and begin with the words that client librarie
 
 from __future__ import annotations
 
-import asyncio
 import math
-import re
-from collections.abc import Callable
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
 import orjson
 from litestar import Controller, Request, Response, get, post
 from litestar.di import NamedDependency
-from litestar.exceptions import ClientException
 from litestar.params import FromPath
 
 from appliance.context import elapsed_milliseconds
 from appliance.engine.inputs import Inputs
-from appliance.engine.service import Engine, ServedModel
+from appliance.engine.served import ServedModel
+from appliance.engine.service import Engine
 from appliance.engine.types import Embedding, EmbedOptions
 from appliance.errors import (
     ApplianceError,
@@ -31,12 +28,10 @@ from appliance.errors import (
     MethodNotAllowed,
     ModelNotFound,
     Overloaded,
-    PayloadTooLarge,
-    RequestTimeout,
     RequestTooManyTokens,
     UnknownKey,
-    UnsupportedMediaType,
 )
+from compat.bodies import check_body_size, parse_body, read_json_body
 
 __all__ = ["OpenAIController", "render_error"]
 
@@ -73,13 +68,11 @@ class Usage(msgspec.Struct):
     total_tokens: int
 
 
-class EmbeddingResponse(msgspec.Struct):
-    """Answer of ``POST /v1/embeddings``."""
+class ResponseTail(msgspec.Struct):
+    """What follows ``object`` and ``data`` in the answer of ``POST /v1/embeddings``."""
 
-    data: list[EmbeddingObject]
     model: str
     usage: Usage
-    object: str = "list"
 
 
 class ModelObject(msgspec.Struct):
@@ -113,8 +106,8 @@ class ErrorResponse(msgspec.Struct):
     error: ErrorBody
 
 
-_decode = msgspec.json.Decoder(EmbeddingRequest).decode
-_encode = msgspec.json.Encoder().encode
+_decoder = msgspec.json.Decoder(EmbeddingRequest)
+_encoder = msgspec.json.Encoder()
 
 
 class OpenAIController(Controller):
@@ -135,11 +128,10 @@ class OpenAIController(Controller):
         name: FromPath[str | None] = None,
     ) -> Response[bytes]:
         """Embed texts."""
-        body = await _read_body(request, engine)
-        wanted = _parse(body)
+        body = await read_json_body(request, engine.settings.request_timeout_seconds)
+        wanted = parse_body(body, _decoder)
         model = _choose_model(engine, owner, name, wanted.model)
-        if len(body) > model.settings.payload_limit:
-            raise _too_large(model.settings.payload_limit)
+        check_body_size(body, model.settings)
         as_base64 = _wants_base64(wanted.encoding_format)
         options = EmbedOptions(
             dimensions=wanted.dimensions,
@@ -199,63 +191,6 @@ def _model_object(model: ServedModel) -> ModelObject:
     return ModelObject(id=model.name, created=model.created, owned_by="appliance")
 
 
-async def _read_body(request: Request[Any, Any, Any], engine: Engine) -> bytes:
-    content_type = request.headers.get("content-type", "application/json")
-    if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise UnsupportedMediaType(
-            f"Content-Type is {content_type!r}, but must be 'application/json'."
-        )
-    try:
-        async with asyncio.timeout(engine.settings.request_timeout_seconds):
-            return await request.body()
-    except TimeoutError:
-        raise RequestTimeout("The request's body did not arrive in time.") from None
-    except ClientException as error:
-        if error.status_code == PayloadTooLarge.status:
-            raise PayloadTooLarge(
-                "The request's body has more bytes than any model here takes."
-            ) from None
-        raise
-
-
-def _too_large(limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"The request's body has more than {limit} bytes, the most allowed.")
-
-
-_PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
-_MISSING = re.compile(r"missing required field `(\w+)`")
-_UNKNOWN = re.compile(r"unknown field `([^`]*)`")
-
-
-def _parse(body: bytes) -> EmbeddingRequest:
-    try:
-        return _decode(body)
-    except msgspec.ValidationError as error:
-        raise _told(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(
-            f"We could not parse the JSON body of your request ({error})."
-        ) from None
-
-
-def _told(message: str) -> InvalidRequest:
-    """Say a validation fault in the words of the API rather than of the parser."""
-    if missing := _MISSING.search(message):
-        return InvalidRequest(
-            f"You must provide {missing[1]!r} in the request's body.", param=missing[1]
-        )
-    if unknown := _UNKNOWN.search(message):
-        known = ", ".join(EmbeddingRequest.__struct_fields__)
-        return InvalidRequest(
-            f"Unrecognized request argument supplied: {unknown[1]}. Known are {known}.",
-            param=unknown[1],
-        )
-    if where := _PATH.search(message):
-        path = where["path"].lstrip(".")
-        return InvalidRequest(f"'{path}' is invalid: {message[: where.start()]}.", param=path)
-    return InvalidRequest(f"The request's body is invalid: {message}.")
-
-
 def _inputs(value: str | list[str | int | list[int]]) -> Inputs:
     """Tell the four forms of ``input`` apart."""
     if isinstance(value, str):
@@ -299,15 +234,20 @@ def _choose_model(
 
 
 def _render(result: Embedding, model: str, as_base64: bool) -> bytes:
-    vectors = result.vectors
-    write: Callable[[Any], Any] = (
-        # Little-endian whatever the machine; no copy where it is so already.
-        (lambda row: row.astype("<f4", copy=False).data.cast("B"))
-        if as_base64
-        else (lambda row: msgspec.Raw(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)))
-    )
-    data = [EmbeddingObject(index, write(row)) for index, row in enumerate(vectors)]
-    return _encode(EmbeddingResponse(data, model, Usage(result.tokens, result.tokens)))
+    """Write an answer row by row, so that other threads get their turn in between."""
+    answer = bytearray(b'{"object":"list","data":[')
+    for index, row in enumerate(result.vectors):
+        if index:
+            answer += b","
+        # base64 of little-endian values, whatever the machine; no Python float for any number
+        embedding = (
+            row.astype("<f4", copy=False).data.cast("B")
+            if as_base64
+            else msgspec.Raw(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY))
+        )
+        _encoder.encode_into(EmbeddingObject(index, embedding), answer, -1)
+    tail = _encoder.encode(ResponseTail(model, Usage(result.tokens, result.tokens)))
+    return bytes(answer + b"]," + tail[1:])
 
 
 def _headers(request: Request[Any, Any, Any]) -> dict[str, str]:

