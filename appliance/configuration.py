@@ -93,7 +93,7 @@ def load_settings(
     try:
         settings = _read(flags, config)
     except ValidationError as error:
-        raise SettingsFault(faults + [_tell(fault) for fault in error.errors()]) from None
+        raise SettingsFault(faults + [_tell(fault) for fault in _first_causes(error)]) from None
     except (OSError, ValueError) as error:
         raise SettingsFault([*faults, f"{config}: {error}"]) from None
     if faults:
@@ -127,6 +127,13 @@ def _unknown_variables() -> list[str]:
         for variable in sorted(os.environ)
         if variable.startswith(ENV_PREFIX) and variable.partition("__")[0] not in known
     ]
+
+
+def _first_causes(error: ValidationError) -> list[Any]:
+    """Faults that are not the mere consequence of another, such as a list that lost its items."""
+    faults = error.errors()
+    inner = {fault["loc"][0] for fault in faults if len(fault["loc"]) > 1}
+    return [f for f in faults if f["type"] != "too_short" or f["loc"][0] not in inner]
 
 
 def _tell(fault: Any) -> str:

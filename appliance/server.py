@@ -19,7 +19,7 @@ __all__ = ["serve"]
 
 logger = logging.getLogger(__name__)
 
-EXIT_NO_MODEL = 1
+EXIT_FAILED = 1
 
 
 class ApplianceServer(uvicorn.Server):
@@ -48,10 +48,15 @@ class ApplianceServer(uvicorn.Server):
         )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Take a signal: stop being ready, finish accepted work, exit."""
+        """Take a signal: the first lets accepted work finish, the second does not.
+
+        uvicorn would raise the signal again once it has stopped, and so die of it; to be told to
+        stop and to have stopped is no fault.
+        """
+        self.force_exit = self.should_exit
+        self.should_exit = True
         if self._engine is not None:
             self._engine.draining = True
-        super().handle_exit(sig, frame)
 
     def _started(self, engine: Engine) -> None:
         self._engine = engine
@@ -60,7 +65,7 @@ class ApplianceServer(uvicorn.Server):
     async def _stop_if_nothing_loads(self, engine: Engine) -> None:
         if await engine.all_failed():
             logger.error("no model could be loaded; stopping")
-            self.exit_code = EXIT_NO_MODEL
+            self.exit_code = EXIT_FAILED
             self.should_exit = True
 
 
@@ -81,8 +86,6 @@ def serve(settings: Settings) -> int:
             "listening on %s without api_keys: whoever reaches the port may use it", settings.host
         )
     server = ApplianceServer(settings)
-    with suppress(KeyboardInterrupt):
+    with suppress(SystemExit):  # uvicorn's way to say that the port is taken
         server.run()
-    if not server.started:
-        return 1
-    return server.exit_code
+    return server.exit_code if server.started else EXIT_FAILED

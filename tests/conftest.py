@@ -33,6 +33,7 @@ class RunningServer:
     log: list[str]
     engine: Engine | None = None
     """The engine, of a server in this process."""
+    process: subprocess.Popen[str] | None = None
 
     def embed(self, **body: object) -> httpx.Response:
         """Post to ``/v1/embeddings``."""
@@ -54,7 +55,7 @@ def run_process(*flags: str, environment: dict[str, str] | None = None) -> Itera
         reader = threading.Thread(target=lambda: log.extend(process.stderr or ()), daemon=True)
         reader.start()
         wait_until_healthy(url)
-        yield RunningServer(url, log)
+        yield RunningServer(url, log, process=process)
     finally:
         process.terminate()
         process.wait(30)

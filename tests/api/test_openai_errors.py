@@ -66,7 +66,12 @@ MALFORMED: dict[str, tuple[bytes, int, str | None, str]] = {
         "0 to 49999",
     ),
     "ids refused": (body(input=[5], token_encoding="reject"), 400, "input", "text only"),
-    "unknown vocabulary": (body(token_encoding="p50k"), 400, "token_encoding", "'native', 'reject'"),
+    "unknown vocabulary": (
+        body(token_encoding="p50k"),
+        400,
+        "token_encoding",
+        "'native', 'reject'",
+    ),
     "encoding_format md5": (
         body(encoding_format="md5"),
         400,
