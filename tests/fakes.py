@@ -53,6 +53,7 @@ class FakeBackend:
         max_input_tokens: int = 32,
         before_forward: Callable[[Batch], None] | None = None,
     ) -> None:
+        self.device_name = "cpu"
         self.tokenizer = FakeTokenizer()
         self.dimension = dimension
         self.max_input_tokens = max_input_tokens
@@ -60,7 +61,7 @@ class FakeBackend:
         self._before_forward = before_forward
         self._lock = threading.Lock()
 
-    def warm_up(self) -> None:
+    def warm_up(self, batch_tokens: int) -> None:
         """Nothing to warm."""
 
     def forward(self, batch: Batch) -> FloatMatrix:
@@ -78,6 +79,6 @@ def fake_vector(ids: TokenArray, dimension: int = 8) -> np.ndarray:
     return generator.normal(size=dimension).astype(np.float32) * 3
 
 
-def load_fake(_settings: Settings, _model: ModelSettings, _batch_tokens: int) -> FakeBackend:
+def load_fake(_settings: Settings, _model: ModelSettings) -> FakeBackend:
     """A loader for ``create_app``."""
     return FakeBackend()

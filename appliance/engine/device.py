@@ -43,6 +43,7 @@ class Lane:
     """One model's place on a device: its backend, and the texts that wait for it."""
 
     name: str
+    device: Device
     backend: Backend
     max_batch_tokens: int
     max_batch_requests: int | None
@@ -54,9 +55,11 @@ class Lane:
         self.queue = FairQueue(quantum=self.max_batch_tokens)
 
     @property
-    def tokens_per_second(self) -> float | None:
-        """What one worker has done for this model so far; ``None`` before its first batch."""
-        return self.tokens_done / self.seconds_busy if self.seconds_busy else None
+    def seconds_to_drain(self) -> float:
+        """Time that the waiting texts will take, at the pace so far; 1 before the first batch."""
+        if not self.tokens_done:
+            return 1.0
+        return self.queue.tokens * self.seconds_busy / self.tokens_done / self.device.workers
 
 
 def available_cores() -> int:
@@ -75,13 +78,20 @@ class Device:
     """A device, its workers and its lanes.
 
     Args:
-        workers: Batches at once. Unset: one for each core, :data:`MAX_CPU_WORKERS` at most.
+        name: ``cpu``, or an accelerator's name such as ``cuda:0``.
+        cpu_workers: Batches at once on a CPU. Unset: one for each core,
+            :data:`MAX_CPU_WORKERS` at most.
+
+    Attributes:
+        workers: Batches at once.
+        max_batch_tokens: Tokens of a batch beyond which it gets slower, if there is such a size.
     """
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, name: str = "cpu", cpu_workers: int | None = None) -> None:
         cores = available_cores()
-        self.workers = workers or min(cores, MAX_CPU_WORKERS)
-        self.batch_tokens = CPU_BATCH_TOKENS
+        on_cpu = name == "cpu"
+        self.workers = (cpu_workers or min(cores, MAX_CPU_WORKERS)) if on_cpu else 1
+        self.max_batch_tokens = CPU_BATCH_TOKENS if on_cpu else None
         self._threads_per_worker = max(1, cores // self.workers)
         self._lanes: deque[Lane] = deque()
         self._tasks: deque[Callable[[], None]] = deque()
@@ -89,7 +99,7 @@ class Device:
         self._idle = 0
         self._stopping = False
         self._threads = [
-            threading.Thread(target=self._work, name=f"device-{number}", daemon=True)
+            threading.Thread(target=self._work, name=f"{name}-worker-{number}", daemon=True)
             for number in range(self.workers)
         ]
 

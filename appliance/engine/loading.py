@@ -27,13 +27,12 @@ UNBOUNDED_TOKENS = 8192
 """Longest input of a model whose files state none."""
 
 
-def load_model(settings: Settings, model: ModelSettings, batch_tokens: int) -> TorchBackend:
+def load_model(settings: Settings, model: ModelSettings) -> TorchBackend:
     """Load a model from wherever it is.
 
     Args:
         settings: The instance: hub token and cache.
         model: Which model, and how.
-        batch_tokens: Tokens of a usual batch on its device.
 
     Raises:
         ModelUnavailable: With the reason, in words for the operator.
@@ -56,7 +55,6 @@ def load_model(settings: Settings, model: ModelSettings, batch_tokens: int) -> T
         dense.to(next(transformer.parameters()).device).eval().requires_grad_(False),
         tokenizer,
         _max_input_tokens(transformer.config, spec, stated, model),
-        batch_tokens,
     )
 
 

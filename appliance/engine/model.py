@@ -44,7 +44,6 @@ class TorchBackend:
         dense: Modules behind the pooling, in float32 on the same device.
         tokenizer: Its tokenizer.
         max_input_tokens: Longest text that it reads.
-        batch_tokens: Tokens of a usual batch.
     """
 
     def __init__(
@@ -54,7 +53,6 @@ class TorchBackend:
         dense: nn.Module,
         tokenizer: ModelTokenizer,
         max_input_tokens: int,
-        batch_tokens: int,
     ) -> None:
         self.tokenizer = tokenizer
         self.max_input_tokens = max_input_tokens
@@ -63,9 +61,10 @@ class TorchBackend:
         self._spec = spec
         self._transformer = transformer
         self._dense = dense
-        self._batch_tokens = batch_tokens
         parameter = next(transformer.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
+        self.device_name = str(self.device)
+        self._batch_tokens = max_input_tokens
         self._takes_positions = "position_ids" in inspect.signature(transformer.forward).parameters
         self._position_offset = 0
         config: Any = transformer.config
@@ -127,8 +126,13 @@ class TorchBackend:
                 pieces[text] = output.last_hidden_state[row, : lengths[text]]
         return torch.cat(pieces)
 
-    def warm_up(self) -> None:
-        """Settle on the fastest way and run a first batch through the whole chain."""
+    def warm_up(self, batch_tokens: int) -> None:
+        """Settle on the fastest way and run a first batch through the whole chain.
+
+        Args:
+            batch_tokens: Tokens of a usual batch on this device.
+        """
+        self._batch_tokens = batch_tokens
         self.prove()
         self.forward(self._probe_batch())
         logger.info(

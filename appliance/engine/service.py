@@ -39,7 +39,7 @@ __all__ = ["Engine", "Loader"]
 
 logger = logging.getLogger(__name__)
 
-Loader = Callable[[Settings, ModelSettings, int], Backend]
+Loader = Callable[[Settings, ModelSettings], Backend]
 
 Result = TypeVar("Result")
 
@@ -47,11 +47,11 @@ TOKENIZE_RUN = 64
 """Texts that one tokenizer thread takes at once."""
 
 
-def _load_with_torch(settings: Settings, model: ModelSettings, batch_tokens: int) -> Backend:
+def _load_with_torch(settings: Settings, model: ModelSettings) -> Backend:
     # Not at the top: torch and transformers take seconds to read, and the port answers meanwhile.
     from appliance.engine.loading import load_model
 
-    return load_model(settings, model, batch_tokens)
+    return load_model(settings, model)
 
 
 class Engine:
@@ -77,22 +77,22 @@ class Engine:
             for model in self.models
             for name in (model.settings.name, *model.settings.aliases)
         }
-        self._device = Device(settings.cpu_workers)
+        self._devices: dict[str, Device] = {}
         self._vocabulary = TokenVocabulary(settings.token_vocabulary_dir)
         self._background = ThreadPoolExecutor(1, "background")
         self._loader = ThreadPoolExecutor(1, "loader")
         self._loading: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Start the device and begin to load; returns at once."""
-        self._device.start()
+        """Begin to load; returns at once."""
         self._loading = [asyncio.create_task(self._bring_up(model)) for model in self.models]
 
     async def stop(self) -> None:
         """Let the batches in flight finish and end every thread."""
         for task in self._loading:
             task.cancel()
-        await asyncio.to_thread(self._device.stop)
+        for device in self._devices.values():
+            await asyncio.to_thread(device.stop)
         for pool in (self._background, self._loader, *(m.tokenizers for m in self.models)):
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -105,7 +105,8 @@ class Engine:
     @property
     def status(self) -> Literal["ok", "loading", "failed"]:
         """``ok`` once every model that can be served has run a forward pass."""
-        if not self._device.alive or all(model.state == "failed" for model in self.models):
+        dead = not all(device.alive for device in self._devices.values())
+        if dead or all(model.state == "failed" for model in self.models):
             return "failed"
         return "loading" if any(model.state == "loading" for model in self.models) else "ok"
 
@@ -167,22 +168,32 @@ class Engine:
         loop = asyncio.get_running_loop()
         started = time.perf_counter()
         try:
-            budget = min(model.settings.max_batch_tokens, self._device.batch_tokens)
             backend = await loop.run_in_executor(
-                self._loader, self._load, self.settings, model.settings, budget
+                self._loader, self._load, self.settings, model.settings
             )
-            await asyncio.wrap_future(self._device.run(backend.warm_up))
+            device = self._device(backend.device_name)
+            budget = model.settings.max_batch_tokens
+            budget = min(budget, device.max_batch_tokens or budget)
+            await asyncio.wrap_future(device.run(partial(backend.warm_up, budget)))
         except Exception as error:  # any fault of a model's files; the other models go on
             known = isinstance(error, ApplianceError)
             model.reason = str(error) if known else f"{type(error).__name__}: {error}"
             model.state = "failed"
             logger.error("model %s: %s", model.name, model.reason, exc_info=not known)
         else:
-            model.lane = Lane(model.name, backend, budget, model.settings.max_batch_requests)
-            self._device.add(model.lane)
+            model.lane = Lane(
+                model.name, device, backend, budget, model.settings.max_batch_requests
+            )
+            device.add(model.lane)
             model.state = "ready"
             logger.info("model %s: ready after %.1f s", model.name, time.perf_counter() - started)
         model.loaded.set()
+
+    def _device(self, name: str) -> Device:
+        if name not in self._devices:
+            self._devices[name] = Device(name, self.settings.cpu_workers)
+            self._devices[name].start()
+        return self._devices[name]
 
     async def _lane(self, model: ServedModel) -> Lane:
         if model.state == "loading":
@@ -250,17 +261,15 @@ class Engine:
         waiting = lane.queue.tokens
         if waiting and waiting + job.tokens > model.settings.max_queue_tokens:
             raise self._overloaded(model, f"{waiting} tokens are waiting")
-        self._device.submit(lane, job)
+        lane.device.submit(lane, job)
         try:
             return job, await future
         except asyncio.CancelledError:
-            self._device.cancel(lane, job)
+            lane.device.cancel(lane, job)
             raise
 
     def _overloaded(self, model: ServedModel, reason: str) -> Overloaded:
-        rate = model.lane.tokens_per_second if model.lane else None
-        waiting = model.lane.queue.tokens if model.lane else 0
-        seconds = waiting / (rate * self._device.workers) if rate else 1.0
+        seconds = model.lane.seconds_to_drain if model.lane else 1.0
         return Overloaded(
             f"Rate limit reached for '{model.name}': {reason}. Please try again in"
             f" {max(seconds, 0.1):.1f}s.",

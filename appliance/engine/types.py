@@ -136,8 +136,12 @@ class Backend(Protocol):
     def max_input_tokens(self) -> int:
         """Longest text that it reads."""
 
-    def warm_up(self) -> None:
-        """Get ready and run the first forward pass. Called once, before any other."""
+    @property
+    def device_name(self) -> str:
+        """The device that it is on: ``cpu``, ``cuda:0``."""
+
+    def warm_up(self, batch_tokens: int) -> None:
+        """Get ready for batches of a size and run the first one. Called once, before any other."""
 
     def forward(self, batch: Batch) -> FloatMatrix:
         """Embed a batch.

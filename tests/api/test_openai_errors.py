@@ -328,11 +328,11 @@ def test_an_unforeseen_fault_has_the_same_shape(monkeypatch: pytest.MonkeyPatch)
 def test_loading_and_failed_models_answer_503() -> None:
     release = threading.Event()
 
-    def load(settings: Settings, model: ModelSettings, budget: int) -> FakeBackend:
+    def load(settings: Settings, model: ModelSettings) -> FakeBackend:
         assert release.wait(30)
         if model.name == "broken":
             raise RuntimeError("no such weights")
-        return load_fake(settings, model, budget)
+        return load_fake(settings, model)
 
     models = (ModelSettings(model="good"), ModelSettings(model="broken"))
     settings = Settings(models=models, model_wait_seconds=0.05)
@@ -355,9 +355,9 @@ def test_loading_and_failed_models_answer_503() -> None:
 def test_a_request_waits_for_a_model_that_is_loading() -> None:
     release = threading.Event()
 
-    def load(settings: Settings, model: ModelSettings, budget: int) -> FakeBackend:
+    def load(settings: Settings, model: ModelSettings) -> FakeBackend:
         assert release.wait(30)
-        return load_fake(settings, model, budget)
+        return load_fake(settings, model)
 
     with run_in_thread(load=load, wait=False) as server:
         threading.Timer(0.2, release.set).start()
