@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from litestar import Litestar, Request, Response
@@ -84,6 +84,8 @@ def _engine(state: State) -> Engine:
 def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     known = _known(request, error)
     response = render_error(known, request)
+    if isinstance(known, MethodNotAllowed):
+        response.headers["allow"] = ", ".join(_allowed_methods(request))
     if isinstance(known, PayloadTooLarge | RequestTimeout):
         # The rest of the body may still come; nothing after it could be told from it.
         response.headers["connection"] = "close"
@@ -105,3 +107,14 @@ def _known(request: Request[Any, Any, Any], error: Exception) -> ApplianceError:
         return InvalidRequest(error.detail)
     logger.error("%s failed", call, exc_info=error)
     return InternalError("The server had an error while processing your request.")
+
+
+def _allowed_methods(request: Request[Any, Any, Any]) -> list[str]:
+    """Methods that the path of a request is served for."""
+    router = request.app.asgi_router
+    allowed = []
+    for method in ("GET", "POST", "PUT", "DELETE"):
+        with suppress(HTTPException):
+            router.handle_routing(path=request.scope["path"], method=method)
+            allowed.append(method)
+    return allowed

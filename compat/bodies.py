@@ -83,8 +83,10 @@ def parse_body(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
     except msgspec.ValidationError as error:
         raise _told(str(error), decoder.type) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # JavaScript writes half a surrogate pair as an escape; the parser's words do not say so.
+        hint = " Half a surrogate pair is no text." if rb"\ud" in body.lower() else ""
         raise InvalidRequest(
-            f"We could not parse the JSON body of your request ({error})."
+            f"We could not parse the JSON body of your request ({error}).{hint}"
         ) from None
 
 

@@ -17,16 +17,17 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from appliance.engine.vocabulary import CL100K_FILE
+
 PIP_FLAGS = ("--quiet", "--no-deps", "--disable-pip-version-check")
 CARRIER = "llama-index-core==0.14.25"
-FILE = "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"
-MEMBER = f"llama_index/core/_static/tiktoken_cache/{FILE}"
+MEMBER = f"llama_index/core/_static/tiktoken_cache/{CL100K_FILE}"
 SHA256 = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
 
 
 def fetch(folder: Path) -> None:
     """Write the file, unless it is there."""
-    target = folder / FILE
+    target = folder / CL100K_FILE
     if target.is_file():
         return
     with tempfile.TemporaryDirectory() as temporary:

@@ -19,7 +19,7 @@ import tiktoken
 
 from appliance.errors import InvalidRequest
 
-__all__ = ["TokenVocabulary"]
+__all__ = ["CL100K_FILE", "TokenVocabulary", "vocabulary_folders"]
 
 CL100K_URL = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"
 # tiktoken names a cached file by the SHA-1 of the address it came from.
@@ -61,11 +61,10 @@ class TokenVocabulary:
         try:
             return encoding.decode(ids)
         except (KeyError, OverflowError):
-            known = encoding.n_vocab
             raise InvalidRequest(
-                f"{param} holds a token id that cl100k_base does not have: its ids are below"
-                f" {known}. Send text, or set token_encoding to 'native' for ids of the model's"
-                " own vocabulary.",
+                f"{param} holds a token id that cl100k_base does not have: its ids end at"
+                f" {encoding.max_token_value}, with gaps. Send text, or set token_encoding to"
+                " 'native' for ids of the model's own vocabulary.",
                 param=param,
             ) from None
 
@@ -89,7 +88,7 @@ class TokenVocabulary:
         )
 
     def _load(self) -> None:
-        folder = self._folder or next(_folders_with_the_file(), None)
+        folder = self._folder or next(vocabulary_folders(), None)
         if folder is not None:
             os.environ["TIKTOKEN_CACHE_DIR"] = str(folder)
         try:
@@ -101,7 +100,8 @@ class TokenVocabulary:
                 self._reader = None
 
 
-def _folders_with_the_file() -> Iterator[Path]:
+def vocabulary_folders() -> Iterator[Path]:
+    """Folders at hand that hold the vocabulary file, the one to prefer first."""
     places = [
         Path(os.environ[name])
         for name in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR")

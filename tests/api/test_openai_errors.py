@@ -31,7 +31,12 @@ MALFORMED: dict[str, tuple[bytes, int, str | None, str]] = {
     "cut JSON": (b'{"model": "fake/model", "input": "a', 400, None, "could not parse"),
     "trailing words": (body() + b" x", 400, None, "could not parse"),
     "not UTF-8": (b'{"model": "fake/model", "input": "\xff\xfe"}', 400, None, "could not parse"),
-    "half a surrogate": (b'{"model":"fake/model","input":"\\udc00"}', 400, None, "surrogate"),
+    "half a surrogate": (
+        b'{"model":"fake/model","input":"a\\ud800"}',
+        400,
+        None,
+        "Half a surrogate pair",
+    ),
     "NaN": (b'{"model": "fake/model", "input": NaN}', 400, None, "could not parse"),
     "nested deeply": (b'{"input":' + b"[" * 100_000, 400, "input[0][0]", "Expected"),
     "an array": (b"[]", 400, None, "Expected `object`"),
@@ -169,6 +174,7 @@ def test_unknown_model_by_id_and_by_path(fake_server: RunningServer) -> None:
 @pytest.mark.parametrize(("method", "path"), [("GET", "/v1/embeddings"), ("POST", "/v1/models")])
 def test_wrong_methods(fake_server: RunningServer, method: str, path: str) -> None:
     response = httpx.request(method, fake_server.url + path)
+    assert response.headers["allow"] == ("POST" if method == "GET" else "GET")
     assert f"{method} {path}" in assert_error(response, 405, code="method_not_supported")
 
 

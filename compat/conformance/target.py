@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server under test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Self
+
+import httpx
+
+from compat.conformance.checks import (
+    Mismatch,
+    NotOffered,
+    Vectors,
+    expect,
+    expect_equal,
+    read_json,
+    vectors_of,
+)
+
+__all__ = ["Target"]
+
+VERSION_PATH = "/v1"
+TIMEOUT_SECONDS = 120.0
+LEAST_COSINE = 0.99999
+
+# Most words first would make a model that reads long texts work for minutes.
+_WORD_COUNTS = (600, 9_000, 40_000, 140_000)
+
+# How servers refuse a field that they do not know.
+_REFUSALS = ("unrecognized", "unknown", "extra inputs", "extra fields", "unexpected")
+
+
+class Target:
+    """A server, and what cases ask it with bare HTTP.
+
+    Args:
+        base_url: Where it is, with or without ``/v1``.
+        model: Name of the model to ask for. Unset: the first that the server lists.
+        api_key: Bearer key, where the server wants one.
+        least_cosine: Least cosine between two vectors that count as the same.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str | None = None,
+        api_key: str | None = None,
+        least_cosine: float = LEAST_COSINE,
+    ) -> None:
+        self.root_url = base_url.rstrip("/").removesuffix(VERSION_PATH)
+        self.base_url = self.root_url + VERSION_PATH
+        self.api_key = api_key
+        self.least_cosine = least_cosine
+        self._model = model
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
+
+    @property
+    def sdk_key(self) -> str:
+        """A key for clients that insist on one."""
+        return self.api_key or "no-key-needed"
+
+    @cached_property
+    def http(self) -> httpx.Client:
+        """Bare HTTP, with paths relative to the base URL."""
+        headers = {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        return httpx.Client(base_url=self.base_url, headers=headers, timeout=TIMEOUT_SECONDS)
+
+    @cached_property
+    def model(self) -> str:
+        """Name of the model to ask for."""
+        return self._model or self.listed_models()[0]
+
+    @cached_property
+    def size(self) -> int:
+        """Length of the model's vectors."""
+        return len(self.embed(["How long is a vector?"])[0])
+
+    @cached_property
+    def too_long(self) -> str:
+        """A text that the model refuses to read, or the longest there is if it takes them all."""
+        text = ""
+        for count in _WORD_COUNTS:
+            text = "word " * count
+            if not self.post({"input": text}).is_success:
+                break
+        return text
+
+    def listed_models(self) -> list[str]:
+        """Names that the server lists.
+
+        Raises:
+            Mismatch: There are none.
+        """
+        response = self.http.get("/models")
+        expect_equal("status of GET /v1/models", response.status_code, httpx.codes.OK)
+        names = [str(item["id"]) for item in read_json(response)["data"]]
+        expect(bool(names), "the server lists no model")
+        return names
+
+    def post(self, body: dict[str, Any], path: str = "/embeddings") -> httpx.Response:
+        """Send a body, to which the model's name is added unless it has one."""
+        return self.http.post(path, json={"model": self.model, **body})
+
+    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Send a body that the server must accept.
+
+        Raises:
+            Mismatch: It does not.
+        """
+        return _accepted(self.post(body))
+
+    def embed(self, texts: str | Sequence[object], **fields: Any) -> Vectors:
+        """Embed texts in the plainest way there is: a list of texts for lists of numbers."""
+        body = {"input": texts, "encoding_format": "float", **fields}
+        return vectors_of(self.answer(body)["data"])
+
+    def extended(self, body: dict[str, Any]) -> httpx.Response:
+        """Send a body with a field of ours.
+
+        Raises:
+            NotOffered: The server does not know the field.
+        """
+        response = self.post({"encoding_format": "float", **body})
+        refused = response.status_code in (httpx.codes.BAD_REQUEST, 422)
+        if refused and any(words in response.text.lower() for words in _REFUSALS):
+            raise NotOffered(f"refused: {response.text[:200]}")
+        return response
+
+    def embed_extended(self, texts: str | Sequence[object], **fields: Any) -> Vectors:
+        """Embed texts with a field of ours.
+
+        Raises:
+            NotOffered: The server does not know the field.
+        """
+        return vectors_of(_accepted(self.extended({"input": texts, **fields}))["data"])
+
+
+def _accepted(response: httpx.Response) -> dict[str, Any]:
+    if response.status_code != httpx.codes.OK:
+        raise Mismatch(f"status is {response.status_code}: {response.text[:200]}")
+    content: dict[str, Any] = read_json(response)
+    return content
