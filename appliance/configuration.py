@@ -20,7 +20,7 @@ from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
     EnvSettingsSource,
-    JsonConfigSettingsSource,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
 )
 
@@ -94,39 +94,77 @@ def load_settings(
         settings = _read(flags, config)
     except ValidationError as error:
         raise SettingsFault(faults + [_tell(fault) for fault in _first_causes(error)]) from None
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         raise SettingsFault([*faults, f"{config}: {error}"]) from None
-    if faults:
+    if faults := faults + _missing_secrets(settings):
         raise SettingsFault(faults)
     return settings
 
 
 def _read(flags: CliSettingsSource[Settings] | None, config: Path | None) -> Settings:
-    if config is not None and not config.is_file():
-        raise FileNotFoundError("there is no such settings file")
-
     class FromAllSources(Settings):
         @classmethod
         def settings_customise_sources(
             cls, settings_cls: type[BaseSettings], *_: Any, **__: Any
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            sources: list[PydanticBaseSettingsSource] = [EnvSettingsSource(settings_cls)]
+            sources: list[PydanticBaseSettingsSource] = [_Environment(settings_cls)]
             if flags is not None:
                 sources.insert(0, flags)
             if config is not None:
-                sources.append(JsonConfigSettingsSource(settings_cls, json_file=config))
+                sources.append(InitSettingsSource(settings_cls, _read_file(config)))
             return tuple(sources)
 
     return FromAllSources()
 
 
+class _Environment(EnvSettingsSource):
+    """``APPLIANCE_*``, with the spelling kept where a variable's name is itself a value."""
+
+    def __call__(self) -> dict[str, Any]:
+        values = super().__call__()
+        prefix = f"{ENV_PREFIX}ENVIRONMENT__"
+        named = {
+            name.removeprefix(prefix): value
+            for name, value in os.environ.items()
+            if name.startswith(prefix)
+        }
+        if named:
+            values["environment"] = named
+        return values
+
+
+def _read_file(config: Path) -> dict[str, Any]:
+    if not config.is_file():
+        raise FileNotFoundError("there is no such settings file")
+    values = json.loads(config.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise TypeError("it must hold a JSON object")
+    return values
+
+
 def _unknown_variables() -> list[str]:
     known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields} | {CONFIG_VARIABLE}
+    nested = {f"{ENV_PREFIX}MODELS", f"{ENV_PREFIX}ENVIRONMENT"}
     return [
         f"{variable}: there is no such setting; `appliance config schema` lists them all"
         for variable in sorted(os.environ)
-        if variable.startswith(ENV_PREFIX) and variable.partition("__")[0] not in known
+        if variable.startswith(ENV_PREFIX)
+        and variable not in known
+        and not ("__" in variable and variable.partition("__")[0] in nested)
     ]
+
+
+def _missing_secrets(settings: Settings) -> list[str]:
+    faults = []
+    for name in settings.secrets_omitted:
+        head, _, key = name.partition(".")
+        if not (key in settings.environment if key else getattr(settings, head, None)):
+            variable = f"{ENV_PREFIX}{head.upper()}" + (f"__{key}" if key else "")
+            faults.append(
+                f"secrets_omitted: the imported file leaves out {name!r}; set {variable}, or take"
+                f" {name!r} from the list to start without it"
+            )
+    return faults
 
 
 def _first_causes(error: ValidationError) -> list[Any]:

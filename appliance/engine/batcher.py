@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which texts run next. Pure: no torch, no threads, no clock.
 
-Waiting requests share the device by start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM '96).
-Each request is cut into quanta of at most ``quantum`` tokens, and each quantum carries the virtual
-time at which it would start if every waiting request were served evenly. The lowest start goes
-first. A request that comes alone while a long one is being served starts at the present virtual
-time, ahead of all quanta of the long one but the current; requests of one quantum or less are
-served in the order they came.
+Waiting requests share the device by weighted fair queueing with equal weights (Demers, Keshav and
+Shenker, SIGCOMM '89). A virtual clock runs at the pace at which each request would be served if all
+that wait were served evenly at once. Each request is cut into quanta of at most ``quantum`` tokens,
+and the quantum that would be finished first by that clock goes first. So a short request passes a
+long one's later quanta, and a stream of short ones cannot keep a long one from its share.
 """
 
 from __future__ import annotations
@@ -37,13 +36,22 @@ class Piece:
 class _Waiting:
     job: Job
     order: int
-    start: float
+    finish: float
+    """Virtual time at which the current quantum would be finished under even service."""
     next_index: int = 0
-    taken: int = 0
-    """Tokens taken of the current quantum."""
+    quantum_end: int = 0
+    """Index of the first text behind the current quantum."""
 
     def __lt__(self, other: _Waiting) -> bool:
-        return (self.start, self.order) < (other.start, other.order)
+        return (self.finish, self.order) < (other.finish, other.order)
+
+    def begin_quantum(self, start: float, quantum: int) -> None:
+        texts, tokens = self.job.texts, 0
+        self.quantum_end = self.next_index
+        while self.quantum_end < len(texts) and tokens < quantum:
+            tokens += len(texts[self.quantum_end])
+            self.quantum_end += 1
+        self.finish = start + tokens
 
 
 class FairQueue:
@@ -65,7 +73,9 @@ class FairQueue:
 
     def add(self, job: Job) -> None:
         """Let a job wait. It must have at least one text."""
-        heapq.heappush(self._heap, _Waiting(job, self._arrivals, self._virtual_time))
+        waiting = _Waiting(job, self._arrivals, 0.0)
+        waiting.begin_quantum(self._virtual_time, self._quantum)
+        heapq.heappush(self._heap, waiting)
         self._arrivals += 1
         self.tokens += job.tokens
 
@@ -104,14 +114,12 @@ class FairQueue:
 
     def _advance(self, waiting: _Waiting, length: int) -> None:
         self.tokens -= length
-        self._virtual_time = max(self._virtual_time, waiting.start)
+        self._virtual_time += length / len(self._heap)
         waiting.next_index += 1
-        waiting.taken += length
         if waiting.next_index == len(waiting.job.texts):
             heapq.heappop(self._heap)
-        elif waiting.taken >= self._quantum:
-            waiting.start += waiting.taken
-            waiting.taken = 0
+        elif waiting.next_index == waiting.quantum_end:
+            waiting.begin_quantum(waiting.finish, self._quantum)
             heapq.heapreplace(self._heap, waiting)
 
 

@@ -117,7 +117,7 @@ class Device:
             thread.join()
         for lane in self._lanes:
             for job in {piece.job: None for piece in lane.queue.take(lane.queue.tokens + 1)}:
-                _fail(job, ModelUnavailable("the server is stopping"))
+                _fail(job, _stopping())
 
     @property
     def alive(self) -> bool:
@@ -132,8 +132,11 @@ class Device:
     def submit(self, lane: Lane, job: Job) -> None:
         """Let a job wait for its model. It must have at least one text."""
         with self._changed:
-            lane.queue.add(job)
-            self._changed.notify()
+            if not self._stopping:
+                lane.queue.add(job)
+                self._changed.notify()
+                return
+        _fail(job, _stopping())
 
     def cancel(self, lane: Lane, job: Job) -> None:
         """Take back what of a job still waits. Its batch in flight, if any, is let run out."""
@@ -216,7 +219,10 @@ def _run(lane: Lane, pieces: list[Piece]) -> None:
 def _embed(lane: Lane, pieces: Sequence[Piece]) -> None:
     try:
         vectors = lane.backend.forward(
-            Batch.pack([piece.job.texts[piece.index] for piece in pieces])
+            Batch.pack(
+                [piece.job.texts[piece.index] for piece in pieces],
+                [piece.job.unpooled for piece in pieces],
+            )
         )
     except Exception as error:
         if len(pieces) > 1:  # one bad text fails alone, and half a batch needs half the memory
@@ -249,8 +255,7 @@ def _deliver(piece: Piece, vector: np.typing.NDArray[np.float32]) -> None:
         job.remaining -= 1
         complete = job.remaining == 0 and job.error is None
     if complete:
-        job.finished = time.perf_counter()
-        job.done(job)
+        _finish(job)
 
 
 def _fail(job: Job, error: BaseException) -> None:
@@ -258,5 +263,16 @@ def _fail(job: Job, error: BaseException) -> None:
         first = job.error is None
         job.error = job.error or error
     if first:
-        job.finished = time.perf_counter()
+        _finish(job)
+
+
+def _finish(job: Job) -> None:
+    job.finished = time.perf_counter()
+    try:
         job.done(job)
+    except Exception:  # whoever waits for this job; others wait for the rest of the batch
+        logger.exception("an answer could not be handed over")
+
+
+def _stopping() -> ModelUnavailable:
+    return ModelUnavailable("The server is stopping.", retry_after=5)

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
 from transformers.utils import logging as transformers_logging
 
-from appliance.engine.model import TorchBackend
+from appliance.engine.model import TorchBackend, longest_by_positions
 from appliance.engine.pooling import load_dense
 from appliance.engine.registry import ModelSpec, read_model_spec
 from appliance.engine.sources import locate_model
@@ -21,7 +20,12 @@ from appliance.settings import ModelSettings, Settings
 
 __all__ = ["load_model"]
 
+# What they have to say of a model's files comes back as a report, and is told as our own fault.
 transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()
+
+NO_LIMIT = 10**9
+"""transformers states a larger number where a tokenizer's files state none."""
 
 UNBOUNDED_TOKENS = 8192
 """Longest input of a model whose files state none."""
@@ -54,21 +58,22 @@ def load_model(settings: Settings, model: ModelSettings) -> TorchBackend:
         transformer,
         dense.to(next(transformer.parameters()).device).eval().requires_grad_(False),
         tokenizer,
-        _max_input_tokens(transformer.config, spec, stated, model),
+        _max_input_tokens(transformer, spec, stated, model),
     )
 
 
 def _max_input_tokens(
-    config: Any, spec: ModelSpec, tokenizer_limit: int, model: ModelSettings
+    transformer: nn.Module, spec: ModelSpec, tokenizer_limit: int, model: ModelSettings
 ) -> int:
     """The limit that sentence-transformers has, or a lower one if it is set."""
-    positions = getattr(config, "max_position_embeddings", None) or -1
     limit = spec.max_seq_length or tokenizer_limit
+    positions = getattr(transformer.config, "max_position_embeddings", None) or -1
     if spec.max_seq_length is None and positions > 0:
         limit = min(limit, positions)
-    if limit > 10**9:  # transformers' way to say that the tokenizer's files state none
+    if limit > NO_LIMIT:
         limit = UNBOUNDED_TOKENS
-    return min(limit, model.max_input_tokens or limit)
+    # Files may state more than the model has positions for; reading so far would be a crash.
+    return min(limit, longest_by_positions(transformer) or limit, model.max_input_tokens or limit)
 
 
 def _load_transformer(folder: Path, model: ModelSettings) -> nn.Module:
@@ -81,7 +86,9 @@ def _load_transformer(folder: Path, model: ModelSettings) -> nn.Module:
         config = AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=model.trust_remote_code
         )
-        architecture = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
+        # For models of two halves, such as T5, the half that reads.
+        encoders = AutoModelForTextEncoding._model_mapping
+        architecture = AutoModelForTextEncoding if type(config) in encoders else AutoModel
         transformer, report = architecture.from_pretrained(
             folder,
             config=config,

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
+import httpx
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -105,7 +106,7 @@ def _download(model: str, revision: str | None, token: str | None, cache: Path |
         reason = f"the hub has no revision {revision!r} of it"
     except RepositoryNotFoundError:
         reason = "the hub has no model of that name, or it is private and hf_token is not set"
-    except LocalEntryNotFoundError:
+    except (LocalEntryNotFoundError, httpx.TransportError):
         reason = f"the hub could not be reached and no earlier download{at} is at hand"
     except HfHubHTTPError as error:
         reason = f"the hub answered: {error}"

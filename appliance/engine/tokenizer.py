@@ -15,6 +15,8 @@ from appliance.errors import ModelUnavailable
 
 __all__ = ["ModelTokenizer"]
 
+_VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
+
 # Texts are shared out over the threads of a pool; a second pool inside each would fight with it.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -31,7 +33,8 @@ class ModelTokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
-        self.vocabulary_size: int = tokenizer.get_vocab_size(with_added_tokens=True)
+        # Ids may have gaps, so that their number is not their end.
+        self.vocabulary_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         mask = tokenizer.encode("a").special_tokens_mask
         self._prefix = next((i for i, special in enumerate(mask) if not special), len(mask))
         self._suffix = len(mask) - self._prefix - mask.count(0)
@@ -54,11 +57,14 @@ class ModelTokenizer:
         Raises:
             ModelUnavailable: The folder holds no tokenizer that can be read.
         """
+        # Without any, transformers makes up a tokenizer that knows no word.
+        if not any(path for pattern in _VOCABULARIES for path in folder.glob(pattern)):
+            raise ModelUnavailable("its tokenizer is missing: there is no tokenizer.json")
         try:
             loaded = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=trust_remote_code
             )
-        except (OSError, ValueError, ImportError, KeyError) as error:
+        except Exception as error:  # broken files surface as any kind of error
             raise ModelUnavailable(f"its tokenizer cannot be read: {error}") from error
         if not loaded.is_fast:
             raise ModelUnavailable(
@@ -74,6 +80,10 @@ class ModelTokenizer:
         """Ids of each text in full, special tokens included."""
         encodings = self._tokenizer.encode_batch_fast(texts)
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+
+    def prompt_length(self, prompt: str) -> int:
+        """Tokens that a prompt takes up at the start of a text, special tokens before it too."""
+        return len(self._tokenizer.encode(prompt).ids) - min(self._suffix, 1)
 
     def cut(self, ids: TokenArray, limit: int, direction: TruncationDirection) -> TokenArray:
         """The ids of the same text cut to ``limit`` tokens, special tokens kept."""

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vectors are those of sentence-transformers, family by family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+from torch import nn
+
+from appliance.engine.attention import Group
+from appliance.engine.loading import load_model
+from appliance.engine.model import TorchBackend
+from appliance.engine.prepack import can_prepack
+from appliance.engine.sources import locate_model
+from appliance.engine.types import Batch, FloatMatrix
+from appliance.settings import ModelSettings, Settings
+from tests.parity.tiny import CORPUS, FAMILIES, LONGEST, PROMPTS, build
+
+TEXTS = (
+    *CORPUS,
+    "a",
+    "The fox",
+    "dog " * 30,
+    "x, y; z!",
+    "Ω unknown ünïcode 中文",
+    " ".join(CORPUS[:2]),
+    "  queue of short   requests ",
+)
+BATCH_TOKENS = 256
+REAL = "embedded:all-MiniLM-L6-v2"
+
+Build = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Makes a tiny model's folder, once for each family and whatever else is asked for."""
+    folders: dict[str, Path] = {}
+
+    def make(family: str, *more: nn.Module, **options: Any) -> Path:
+        key = f"{family} {more} {options}"
+        if key not in folders:
+            folder = tmp_path_factory.mktemp(family)
+            folders[key] = build(folder, FAMILIES[family], *more, **options)
+        return folders[key]
+
+    return make
+
+
+def load(model: Path | str, dtype: Literal["float32", "bfloat16"] = "float32") -> TorchBackend:
+    settings = ModelSettings(model=str(model), name="tiny", dtype=dtype, device_map="cpu")
+    return load_model(Settings(), settings)
+
+
+def warmed(model: Path | str, dtype: Literal["float32", "bfloat16"] = "float32") -> TorchBackend:
+    backend = load(model, dtype)
+    backend.warm_up(BATCH_TOKENS)
+    return backend
+
+
+def ours(backend: TorchBackend, texts: Sequence[str] = TEXTS, prompt: str = "") -> FloatMatrix:
+    """All texts in one batch, cut where they are too long."""
+    limit = backend.max_input_tokens
+    encoded = backend.tokenizer.encode([f"{prompt}{text}" for text in texts])
+    for position, ids in enumerate(encoded):
+        if len(ids) > limit:
+            encoded[position] = backend.tokenizer.cut(ids, limit, "right")
+    left_out = 0 if backend.pools_prompt else backend.tokenizer.prompt_length(prompt)
+    return backend.forward(Batch.pack(encoded, [left_out] * len(texts)))
+
+
+def theirs(model: Path, texts: Sequence[str] = TEXTS, prompt: str = "") -> FloatMatrix:
+    reference = SentenceTransformer(str(model), device="cpu", local_files_only=True)
+    vectors: FloatMatrix = reference.encode(
+        list(texts), prompt=prompt, batch_size=len(texts), show_progress_bar=False
+    )
+    return vectors
+
+
+def assert_same(found: FloatMatrix, expected: FloatMatrix) -> None:
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def cosines(found: FloatMatrix, expected: FloatMatrix) -> FloatMatrix:
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    result: FloatMatrix = (found * expected).sum(axis=1) / lengths
+    return result
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_vectors_are_those_of_sentence_transformers(family: str, built: Build) -> None:
+    folder = built(family)
+    assert_same(ours(warmed(folder)), theirs(folder))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_that_can_run_packed_does(family: str, built: Build) -> None:
+    assert warmed(built(family)).packed == FAMILIES[family].packed
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_padded_way_gives_the_same_vectors(family: str, built: Build) -> None:
+    backend = load(built(family))
+    backend.prove(packed=False, prepacked=False)
+    assert not backend.packed
+    assert_same(ours(backend), theirs(built(family)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_text_has_the_same_vector_in_any_company(family: str, built: Build) -> None:
+    backend = warmed(built(family))
+    alone = np.concatenate([ours(backend, [text]) for text in TEXTS])
+    assert_same(ours(backend), alone)
+
+
+@pytest.mark.parametrize("family", ["bert", "deberta-v2", "qwen3"])
+def test_prepacked_linear_layers_give_the_same_vectors(family: str, built: Build) -> None:
+    plain = load(built(family))
+    plain.prove(prepacked=False)
+    prepacked = warmed(built(family))
+    assert (plain.prepacked, prepacked.prepacked) == (False, can_prepack())
+    assert_same(ours(prepacked), ours(plain))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_points_the_same_way(family: str, built: Build) -> None:
+    backend = warmed(built(family), "bfloat16")
+    assert backend.dtype == torch.bfloat16
+    assert cosines(ours(backend), theirs(built(family))).min() >= 0.999
+
+
+@pytest.mark.parametrize(
+    "pooling",
+    ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", ("mean", "cls")],
+    ids=str,
+)
+def test_each_pooling_is_that_of_sentence_transformers(pooling: Any, built: Build) -> None:
+    folder = built("bert", pooling=pooling)
+    assert_same(ours(warmed(folder)), theirs(folder))
+
+
+@pytest.mark.parametrize("pools_prompt", [True, False], ids=["pooled", "left out"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "qwen3", "deberta-v2"])
+def test_a_prompt_is_that_of_sentence_transformers(
+    family: str, pools_prompt: bool, built: Build
+) -> None:
+    folder = built(family, pools_prompt=pools_prompt)
+    backend = warmed(folder)
+    assert (backend.prompts, backend.default_prompt_name) == (PROMPTS, "document")
+    assert backend.pools_prompt == pools_prompt
+    prompt = PROMPTS["query"]
+    assert_same(ours(backend, prompt=prompt), theirs(folder, prompt=prompt))
+
+
+@pytest.mark.parametrize(
+    "pooling", ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
+)
+def test_each_pooling_leaves_a_prompt_out_as_sentence_transformers_does(
+    pooling: str, built: Build
+) -> None:
+    folder = built("bert", pooling=pooling, pools_prompt=False)
+    prompt = PROMPTS["query"]
+    assert_same(ours(warmed(folder), prompt=prompt), theirs(folder, prompt=prompt))
+
+
+def test_dense_layers_and_unit_length_are_those_of_sentence_transformers(built: Build) -> None:
+    torch.manual_seed(1)
+    wide, narrow = Dense(32, 48), Dense(48, 16, bias=False, activation_function=nn.Identity())
+    folder = built("bert", wide, narrow, Normalize())
+    backend = warmed(folder)
+    assert backend.dimension == 16
+    found = ours(backend)
+    assert_same(found, theirs(folder))
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_longer_text_is_cut_as_sentence_transformers_cuts_it(family: str, built: Build) -> None:
+    folder = built(family)
+    texts = [" ".join(CORPUS * 4)]
+    assert len(load(folder).tokenizer.encode(texts)[0]) > LONGEST
+    assert_same(ours(warmed(folder), texts), theirs(folder, texts))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_text_as_long_as_the_model_claims_to_read_is_read(family: str, built: Build) -> None:
+    backend = warmed(built(family, longest=None))
+    longest = np.full(backend.max_input_tokens, 60, dtype=np.int64)
+    assert np.isfinite(backend.forward(Batch.pack([longest]))).all()
+
+
+def test_tokens_that_the_model_has_no_row_for_do_no_harm(built: Build) -> None:
+    folder = built("bert", added=["<unused>", "<unused too>"])
+    assert_same(ours(warmed(folder)), theirs(folder))
+
+
+def test_a_packing_that_mixes_texts_is_found_out(
+    built: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def all_in_one(lengths: np.typing.NDArray[np.int32]) -> list[Group]:
+        return [Group(0, 1, int(lengths.sum()))]
+
+    monkeypatch.setattr("appliance.engine.model.equal_length_groups", all_in_one)
+    backend = warmed(built("bert"))
+    assert not backend.packed
+    assert_same(ours(backend), theirs(built("bert")))
+
+
+LONG_TEXTS = (*TEXTS, " ".join(["word"] * 150), " ".join(CORPUS * 9))
+
+
+@pytest.fixture(scope="module")
+def real_vectors() -> FloatMatrix:
+    folder = locate_model(REAL, revision=None, token=None, cache=None)
+    return theirs(folder, LONG_TEXTS)
+
+
+def test_the_embedded_model_is_that_of_sentence_transformers(real_vectors: FloatMatrix) -> None:
+    backend = warmed(REAL)
+    assert backend.packed
+    assert backend.max_input_tokens == 256
+    lengths = [len(ids) for ids in backend.tokenizer.encode(list(LONG_TEXTS))]
+    assert sorted(lengths)[-2] in range(129, 256)
+    assert max(lengths) > 256
+    assert_same(ours(backend, LONG_TEXTS), real_vectors)
+
+
+def test_the_embedded_model_points_the_same_way_in_bfloat16(real_vectors: FloatMatrix) -> None:
+    assert cosines(ours(warmed(REAL, "bfloat16"), LONG_TEXTS), real_vectors).min() >= 0.9999

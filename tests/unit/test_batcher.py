@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.engine.batcher import FairQueue, Piece, length_buckets
+from appliance.engine.types import Job
+
+LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=12)
+JOBS = st.lists(LENGTHS, min_size=1, max_size=8)
+QUANTUM = st.integers(1, 80)
+BUDGET = st.integers(1, 100)
+MAX_TEXTS = st.none() | st.integers(1, 5)
+
+
+def job(*lengths: int) -> Job:
+    return Job([np.zeros(length, dtype=np.int64) for length in lengths], lambda _: None)
+
+
+def filled(quantum: int, jobs: Sequence[Job]) -> FairQueue:
+    queue = FairQueue(quantum)
+    for each in jobs:
+        queue.add(each)
+    return queue
+
+
+def batches(queue: FairQueue, budget: int, max_texts: int | None = None) -> list[list[Piece]]:
+    """Everything that waits, as a device would take it."""
+    taken: list[list[Piece]] = []
+    while batch := queue.take(budget, max_texts):
+        taken.append(batch)
+    return taken
+
+
+def order(batch: Sequence[Piece]) -> list[tuple[Job, int]]:
+    return [(piece.job, piece.index) for piece in batch]
+
+
+@given(JOBS, QUANTUM, BUDGET, MAX_TEXTS)
+def test_every_text_is_served_just_once(
+    lengths: list[list[int]], quantum: int, budget: int, max_texts: int | None
+) -> None:
+    jobs = [job(*each) for each in lengths]
+    taken = [p for batch in batches(filled(quantum, jobs), budget, max_texts) for p in batch]
+    served = sorted((jobs.index(piece.job), piece.index) for piece in taken)
+    assert served == [(n, index) for n, each in enumerate(lengths) for index in range(len(each))]
+
+
+@given(JOBS, QUANTUM, BUDGET, MAX_TEXTS)
+def test_a_batch_keeps_its_budget_unless_one_text_alone_exceeds_it(
+    lengths: list[list[int]], quantum: int, budget: int, max_texts: int | None
+) -> None:
+    for batch in batches(filled(quantum, [job(*each) for each in lengths]), budget, max_texts):
+        assert sum(piece.length for piece in batch) <= budget or len(batch) == 1
+        assert max_texts is None or len(batch) <= max_texts
+
+
+@given(JOBS, QUANTUM, BUDGET)
+def test_a_batch_leaves_no_room_for_the_text_that_is_next(
+    lengths: list[list[int]], quantum: int, budget: int
+) -> None:
+    taken = batches(filled(quantum, [job(*each) for each in lengths]), budget)
+    for batch, following in pairwise(taken):
+        assert sum(piece.length for piece in batch) + following[0].length > budget
+
+
+@given(JOBS, QUANTUM, BUDGET)
+def test_a_jobs_texts_are_served_in_its_own_order(
+    lengths: list[list[int]], quantum: int, budget: int
+) -> None:
+    indices: dict[int, list[int]] = defaultdict(list)
+    for batch in batches(filled(quantum, [job(*each) for each in lengths]), budget):
+        for piece in batch:
+            indices[id(piece.job)].append(piece.index)
+    assert all(each == list(range(len(each))) for each in indices.values())
+
+
+@given(JOBS, QUANTUM, BUDGET, st.data())
+def test_tokens_is_the_sum_of_what_waits(
+    lengths: list[list[int]], quantum: int, budget: int, data: st.DataObject
+) -> None:
+    queue = FairQueue(quantum)
+    waiting: dict[Job, list[int]] = {}
+    for each in lengths:
+        added = job(*each)
+        queue.add(added)
+        waiting[added] = list(each)
+        if data.draw(st.booleans()):
+            for piece in queue.take(budget):
+                waiting[piece.job].remove(piece.length)
+        if data.draw(st.booleans()):
+            dropped = data.draw(st.sampled_from(list(waiting)))
+            queue.discard(dropped)
+            waiting[dropped] = []
+        assert queue.tokens == sum(map(sum, waiting.values()))
+        assert len(queue) == sum(bool(left) for left in waiting.values())
+
+
+@given(JOBS, QUANTUM, BUDGET, st.data())
+def test_discard_takes_out_what_is_left_of_one_job_and_nothing_else(
+    lengths: list[list[int]], quantum: int, budget: int, data: st.DataObject
+) -> None:
+    jobs = [job(*each) for each in lengths]
+    dropped = data.draw(st.sampled_from(jobs))
+    queue = filled(quantum, jobs)
+    before = [piece for _ in range(data.draw(st.integers(0, 3))) for piece in queue.take(budget)]
+    queue.discard(dropped)
+    after = [piece for batch in batches(queue, budget) for piece in batch]
+    assert dropped not in [piece.job for piece in after]
+    others = [(jobs.index(j), i) for j, i in order([*before, *after]) if j is not dropped]
+    assert sorted(others) == [
+        (number, index)
+        for number, each in enumerate(lengths)
+        for index in range(len(each))
+        if jobs[number] is not dropped
+    ]
+
+
+def test_discard_of_a_job_that_does_not_wait_changes_nothing() -> None:
+    waiting = job(3)
+    queue = filled(10, [waiting])
+    queue.discard(job(3))
+    assert queue.tokens == 3
+    assert order(queue.take(10)) == [(waiting, 0)]
+
+
+def test_take_from_an_empty_queue_gives_nothing() -> None:
+    assert FairQueue(10).take(10) == []
+
+
+@given(st.integers(0, 40), st.integers(1, 60), st.integers(64, 256), st.integers(64, 256))
+def test_a_lone_text_waits_at_most_one_quantum_and_a_batch_of_a_long_job(
+    batches_before: int, length: int, quantum: int, budget: int
+) -> None:
+    long_job, lone_job = job(*[30] * 2048), job(length)
+    queue = filled(quantum, [long_job])
+    for _ in range(batches_before):
+        queue.take(budget)
+    queue.add(lone_job)
+    waited = 0
+    for batch in batches(queue, budget):
+        if lone_job in [piece.job for piece in batch]:
+            break
+        waited += sum(piece.length for piece in batch)
+    assert waited <= quantum + budget
+
+
+@given(st.integers(1, 16), st.integers(0, 100), st.integers(1, 60))
+def test_a_lone_text_waits_little_behind_many_long_jobs(
+    competitors: int, batches_before: int, length: int
+) -> None:
+    size = 256
+    lone_job = job(length)
+    queue = filled(size, [job(*[30] * 2048) for _ in range(competitors)])
+    for _ in range(batches_before):
+        queue.take(size)
+    queue.add(lone_job)
+    waited = 0
+    for batch in batches(queue, size):
+        if lone_job in [piece.job for piece in batch]:
+            break
+        waited += sum(piece.length for piece in batch)
+    even_share = length * (competitors + 1)
+    assert waited <= even_share + 2 * size
+
+
+@given(st.integers(1, 6), st.integers(1, 200), st.integers(10, 60))
+def test_long_jobs_share_the_device_evenly(jobs: int, batches_taken: int, budget: int) -> None:
+    quantum = 60
+    competitors = [job(*[10] * 2048) for _ in range(jobs)]
+    queue = filled(quantum, competitors)
+    served = dict.fromkeys(competitors, 0)
+    for _ in range(batches_taken):
+        for piece in queue.take(budget):
+            served[piece.job] += piece.length
+    assert max(served.values()) - min(served.values()) <= quantum
+
+
+@given(st.integers(0, 100), st.integers(1, 100), st.integers(10, 60))
+def test_a_long_job_that_comes_later_does_not_make_up_for_what_it_missed(
+    batches_before: int, batches_after: int, budget: int
+) -> None:
+    first, second = job(*[10] * 2048), job(*[10] * 2048)
+    queue = filled(60, [first])
+    for _ in range(batches_before):
+        queue.take(budget)
+    queue.add(second)
+    taken = [piece.job for _ in range(batches_after) for piece in queue.take(budget)]
+    assert abs(taken.count(first) - taken.count(second)) * 10 <= 60
+
+
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(60, 100), BUDGET)
+def test_jobs_of_one_size_are_served_as_they_came(
+    length: int, count: int, quantum: int, budget: int
+) -> None:
+    jobs = [job(length) for _ in range(count)]
+    taken = [piece.job for batch in batches(filled(quantum, jobs), budget) for piece in batch]
+    assert taken == jobs
+
+
+@given(st.integers(1, 30), st.integers(1, 30))
+def test_jobs_that_came_later_do_not_overtake_earlier_ones_of_their_size(
+    before: int, after: int
+) -> None:
+    first, second = [job(5) for _ in range(before)], [job(5) for _ in range(after)]
+    queue = filled(5, first)
+    taken = [piece.job for piece in queue.take(10)]
+    for each in second:
+        queue.add(each)
+    taken += [piece.job for batch in batches(queue, 10) for piece in batch]
+    assert taken == first + second
+
+
+@given(st.integers(1, 40), st.integers(1, 100), st.integers(100, 300), st.integers(100, 300))
+def test_a_long_job_keeps_its_share_while_short_ones_keep_coming(
+    clients: int, length: int, quantum: int, budget: int
+) -> None:
+    long_job = job(*[30] * 2048)
+    queue = filled(quantum, [long_job, *(job(length) for _ in range(clients))])
+    served = of_the_long_one = 0
+    for _ in range(200):
+        for piece in queue.take(budget):
+            served += piece.length
+            if piece.job is long_job:
+                of_the_long_one += piece.length
+            else:
+                queue.add(job(length))  # each client asks again as soon as it is answered
+        assert of_the_long_one >= served / (clients + 1) - quantum - budget
+
+
+BUCKET_LENGTHS = st.lists(st.integers(1, 500), max_size=40)
+WASTE = st.floats(0, 0.9)
+
+
+@given(BUCKET_LENGTHS, st.integers(1, 2000), WASTE)
+def test_buckets_hold_each_text_once(lengths: list[int], max_tokens: int, waste: float) -> None:
+    groups = list(length_buckets(lengths, max_tokens, waste))
+    assert sorted(position for group in groups for position in group) == list(range(len(lengths)))
+
+
+@given(BUCKET_LENGTHS, st.integers(1, 2000), WASTE)
+def test_a_bucket_wastes_no_more_than_allowed(
+    lengths: list[int], max_tokens: int, waste: float
+) -> None:
+    for group in length_buckets(lengths, max_tokens, waste):
+        real = sum(lengths[position] for position in group)
+        padded = lengths[group[0]] * len(group)
+        assert padded - real <= waste * padded + 1e-9 * padded
+
+
+@given(BUCKET_LENGTHS, st.integers(1, 2000), WASTE)
+def test_a_padded_bucket_keeps_its_budget_unless_one_text_alone_exceeds_it(
+    lengths: list[int], max_tokens: int, waste: float
+) -> None:
+    for group in length_buckets(lengths, max_tokens, waste):
+        assert len(group) == 1 or len(group) * lengths[group[0]] <= max_tokens
+
+
+@given(BUCKET_LENGTHS, st.integers(1, 2000))
+def test_a_bucket_begins_with_its_longest_text(lengths: list[int], max_tokens: int) -> None:
+    for group in length_buckets(lengths, max_tokens):
+        assert [lengths[p] for p in group] == sorted((lengths[p] for p in group), reverse=True)
+
+
+def test_texts_of_one_length_share_a_bucket_up_to_its_budget() -> None:
+    assert list(length_buckets([10] * 5, 30)) == [[0, 1, 2], [3, 4]]

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shape of the house: who may import whom, and how large a file may grow."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MAX_LINES = 300
+
+# From the top down. A name stands for the module and for all that is in it; the longest fitting
+# name counts. A module imports only what is in a lower row, or lies under its own name.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("appliance.__main__", "compat.conformance"),
+    ("appliance.cli",),
+    ("appliance.server",),
+    ("appliance.app",),
+    ("appliance.api", "compat.openai"),
+    ("compat.bodies",),
+    ("appliance.auth", "appliance.context"),
+    ("appliance.engine.service",),
+    ("appliance.engine.served",),
+    ("appliance.engine.device", "appliance.engine.inputs", "appliance.engine.prompts"),
+    ("appliance.engine.vectors", "appliance.engine.vocabulary"),
+    ("appliance.engine.loading",),
+    ("appliance.engine.model",),
+    (
+        "appliance.engine.attention",
+        "appliance.engine.pooling",
+        "appliance.engine.prepack",
+        "appliance.engine.sources",
+        "appliance.engine.tokenizer",
+    ),
+    ("appliance.engine.registry",),
+    ("appliance.engine.batcher",),
+    ("appliance.engine.types",),
+    ("appliance.configuration",),
+    ("appliance.settings", "appliance.errors"),
+    ("appliance", "appliance.engine", "compat"),
+)
+RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+EMPTY = LAYERS[-1]
+"""Packages that hold nothing themselves; they are no place for what lies in them."""
+
+
+class Import(NamedTuple):
+    importer: str
+    imported: str
+
+
+def _module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = sorted([*ROOT.glob("appliance/**/*.py"), *ROOT.glob("compat/**/*.py")])
+MODULES = {_module_name(path): path for path in SOURCES}
+
+
+def _absolute(importer: str, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    is_package = MODULES[importer].name == "__init__.py"
+    parts = importer.split(".")
+    base = parts[: len(parts) - node.level + is_package]
+    return ".".join([*base, *([node.module] if node.module else [])])
+
+
+def _imports(importer: str) -> Iterator[Import]:
+    """Every import of a module, those inside functions too."""
+    tree = ast.parse(MODULES[importer].read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(importer, alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(importer, node)
+            for alias in node.names:
+                submodule = f"{base}.{alias.name}"
+                yield Import(importer, submodule if submodule in MODULES else base)
+
+
+ALL_IMPORTS = [found for name in MODULES for found in _imports(name)]
+OWN_IMPORTS = sorted({found for found in ALL_IMPORTS if found.imported in MODULES})
+
+
+def _place(module: str) -> str | None:
+    """The longest name of the table that fits."""
+    if module in RANKS:
+        return module
+    outer = module.rpartition(".")[0]
+    return None if not outer or outer in EMPTY else _place(outer)
+
+
+def _imported_roots(module: str) -> set[str]:
+    return {found.imported.partition(".")[0] for found in ALL_IMPORTS if found.importer == module}
+
+
+def test_every_module_has_a_place() -> None:
+    assert not [module for module in MODULES if _place(module) is None]
+
+
+def test_the_table_names_no_module_that_is_gone() -> None:
+    assert not [name for name in RANKS if name not in MODULES]
+
+
+def test_imports_go_down() -> None:
+    def goes_down(found: Import) -> bool:
+        above, below = _place(found.importer), _place(found.imported)
+        return above == below or RANKS[above or ""] < RANKS[below or ""]
+
+    assert not [f"{f.importer} -> {f.imported}" for f in OWN_IMPORTS if not goes_down(f)]
+
+
+def test_no_dialect_imports_another() -> None:
+    dialects = {name for name in MODULES if name.startswith("compat.") and name.count(".") == 1}
+    dialects -= {"compat.bodies", "compat.conformance"}
+    assert not [f for f in OWN_IMPORTS if f.importer in dialects and f.imported in dialects]
+
+
+def test_the_conformance_clients_share_nothing_with_the_server_but_the_vocabulary() -> None:
+    clients = [f for f in OWN_IMPORTS if f.importer.startswith("compat.conformance")]
+    outside = {f.imported for f in clients if not f.imported.startswith("compat.conformance")}
+    assert outside <= {"appliance.engine.vocabulary"}
+
+
+def test_the_engine_knows_neither_http_nor_telemetry() -> None:
+    forbidden = {"litestar", "uvicorn", "starlette", "opentelemetry", "compat"}
+    engine = [module for module in MODULES if module.startswith("appliance.engine")]
+    assert not [module for module in engine if _imported_roots(module) & forbidden]
+
+
+@pytest.mark.parametrize("module", ["appliance.engine.batcher", "appliance.engine.vectors"])
+def test_pure_modules_need_no_torch_and_no_threads(module: str) -> None:
+    assert not _imported_roots(module) & {"torch", "transformers", "threading", "asyncio"}
+
+
+def test_what_runs_before_the_port_answers_imports_no_torch() -> None:
+    check = (
+        "import sys, appliance.cli, appliance.server;"
+        "print(*sorted({'torch', 'transformers', 'tokenizers'} & sys.modules.keys()))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == []
+
+
+def test_every_file_stays_small() -> None:
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
+    assert not {str(path): count for path, count in lines.items() if count > MAX_LINES}
+
+
+def test_every_file_names_its_licence() -> None:
+    sources = [*SOURCES, *ROOT.glob("scripts/**/*.py"), *ROOT.glob("tests/**/*.py")]
+    line = "# SPDX-License-Identifier: Apache-2.0"
+    unnamed = [p for p in sources if line not in p.read_text(encoding="utf-8").splitlines()[:2]]
+    assert not unnamed

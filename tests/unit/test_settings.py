@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from appliance.settings import ModelSettings, Settings
+
+
+def models_of(settings: Settings) -> list[str]:
+    return [model.model for model in settings.models]
+
+
+def test_nothing_set_serves_the_embedded_model_on_loopback() -> None:
+    settings = Settings()
+    assert (settings.host, settings.port) == ("127.0.0.1", 8080)
+    assert [model.name for model in settings.models] == ["all-MiniLM-L6-v2"]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "a,b/c",
+        " a , b/c ,",
+        '["a", "b/c"]',
+        '[{"model": "a"}, "b/c"]',
+        'a,{"model": "b/c"}',
+        '{"model": "a"}, {"model": "b/c"}',
+    ],
+)
+def test_models_may_be_words_or_json_in_one_string(
+    written: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APPLIANCE_MODELS", written)
+    assert models_of(Settings()) == ["a", "b/c"]
+
+
+def test_one_object_is_a_list_of_one_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APPLIANCE_MODELS", '{"model": "a", "pooling": "cls"}')
+    (model,) = Settings().models
+    assert (model.model, model.pooling) == ("a", "cls")
+
+
+def test_nested_variables_set_one_field_of_one_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APPLIANCE_MODELS__0__MODEL", "a/b")
+    monkeypatch.setenv("APPLIANCE_MODELS__0__POOLING", "cls")
+    monkeypatch.setenv("APPLIANCE_MODELS__1__MODEL", "c")
+    first, second = Settings().models
+    assert (first.model, first.pooling) == ("a/b", "cls")
+    assert (second.model, second.pooling) == ("c", None)
+
+
+def test_models_by_number_come_in_the_order_of_their_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number in range(11):
+        monkeypatch.setenv(f"APPLIANCE_MODELS__{number}__MODEL", f"m{number}")
+    assert models_of(Settings()) == [f"m{number}" for number in range(11)]
+
+
+@pytest.mark.parametrize("written", ["one, two", '["one", "two"]'])
+def test_keys_may_be_separated_by_commas_or_be_json(
+    written: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APPLIANCE_API_KEYS", written)
+    assert Settings().api_keys == (SecretStr("one"), SecretStr("two"))
+
+
+def test_further_variables_are_a_json_object(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APPLIANCE_ENVIRONMENT", '{"OMP_NUM_THREADS": "2"}')
+    assert Settings().environment == {"OMP_NUM_THREADS": "2"}
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APPLIANCE_PORT", "")
+    assert Settings().port == 8080
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("BAAI/bge-small-en-v1.5", "BAAI/bge-small-en-v1.5"),
+        ("embedded:all-MiniLM-L6-v2", "all-MiniLM-L6-v2"),
+        ("/models/mine", "mine"),
+        ("./mine/", "mine"),
+        ("~/mine", "mine"),
+    ],
+)
+def test_the_served_name_follows_from_the_model(model: str, name: str) -> None:
+    assert ModelSettings(model=model).name == name
+
+
+def test_a_folder_at_hand_gives_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outer" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert ModelSettings(model="outer/inner").name == "inner"
+
+
+def test_a_name_that_is_set_stands() -> None:
+    assert ModelSettings(model="a/b", name="mine").name == "mine"
+
+
+@pytest.mark.parametrize("name", ["a b", "a?b", "a#b", "a%b", "/a", "a/", "a/b/c", " a"])
+@pytest.mark.parametrize("where", ["name", "aliases"])
+def test_a_name_that_cannot_stand_in_a_url_is_refused(name: str, where: str) -> None:
+    fields: dict[str, Any] = {where: (name,) if where == "aliases" else name}
+    with pytest.raises(ValidationError, match="name"):
+        ModelSettings(model="m", **fields)
+
+
+@pytest.mark.parametrize(
+    "models",
+    [
+        [{"model": "a"}, {"model": "b", "name": "a"}],
+        [{"model": "a"}, {"model": "b", "aliases": ["a"]}],
+        [{"model": "a", "aliases": ["x"]}, {"model": "b", "aliases": ["x"]}],
+        [{"model": "a", "aliases": ["a"]}],
+    ],
+)
+def test_two_models_of_one_name_are_refused(models: Any) -> None:
+    with pytest.raises(ValidationError, match="two models answer to"):
+        Settings(models=models)
+
+
+def test_no_model_at_all_is_refused() -> None:
+    with pytest.raises(ValidationError, match="at least 1"):
+        Settings(models=())
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1"])
+def test_a_device_is_known(device: str) -> None:
+    assert ModelSettings(model="m", device_map=device).device_map == device
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "cpu:0"])
+def test_a_device_of_another_kind_is_refused(device: str) -> None:
+    with pytest.raises(ValidationError, match="device_map"):
+        ModelSettings(model="m", device_map=device)
