@@ -77,6 +77,14 @@ class ModelSettings(BaseModel):
     """Cut texts that are longer than the model reads, rather than refuse them. A request may say
     otherwise."""
 
+    prompts: dict[str, str] | None = None
+    """Prompts by name, beside those in the model's files or in their place, such as
+    `{"query": "query: "}`. A request picks one by `prompt_name` or `input_type`."""
+
+    default_prompt_name: str | None = None
+    """Prompt that goes before each text where the request says nothing. Unset: as the model's own
+    files say."""
+
     token_ids: TokenIds = "cl100k_base"  # noqa: S105  # the name of a vocabulary
     """What a list of token ids in `input` means: ids of OpenAI's `cl100k_base`, which are decoded
     and tokenised anew for the model; `native` ids of the model's own vocabulary, used as they
@@ -262,17 +270,4 @@ class Settings(BaseSettings):
                         " or take the alias away"
                     )
                 seen.add(name)
-        return self
-
-    @model_validator(mode="after")
-    def _omitted_secrets_are_given(self) -> Self:
-        for name in self.secrets_omitted:
-            head, _, key = name.partition(".")
-            given = key in self.environment if key else getattr(self, head, None)
-            if not given:
-                variable = f"{ENV_PREFIX}{name.upper().replace('.', '__')}"
-                raise ValueError(
-                    f"the imported file leaves out {name!r}; set {variable}, or take"
-                    f" {name!r} from `secrets_omitted` to start without it"
-                )
         return self

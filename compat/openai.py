@@ -51,6 +51,9 @@ class EmbeddingRequest(msgspec.Struct, forbid_unknown_fields=True):
     truncate: bool | None = None
     truncation_direction: Literal["left", "right"] | None = None
     token_encoding: Literal["cl100k_base", "native", "reject"] | None = None
+    prompt: str | None = None
+    prompt_name: str | None = None
+    input_type: Literal["query", "document"] | None = None
 
 
 class EmbeddingObject(msgspec.Struct):
@@ -139,6 +142,9 @@ class OpenAIController(Controller):
             truncate=wanted.truncate,
             truncation_direction=wanted.truncation_direction or "right",
             token_encoding=wanted.token_encoding,
+            prompt=wanted.prompt,
+            prompt_name=wanted.prompt_name,
+            input_type=wanted.input_type,
         )
         result = await engine.embed(model, _inputs(wanted.input), options)
         if result.vectors.size <= INLINE_NUMBERS:

@@ -27,6 +27,9 @@ class FakeTokenizer:
             for text in texts
         ]
 
+    def prompt_length(self, prompt: str) -> int:
+        return 1 + len(prompt.split())
+
     def cut(self, ids: TokenArray, limit: int, direction: TruncationDirection) -> TokenArray:
         content = ids[1:-1]
         kept = content[: limit - 2] if direction == "right" else content[len(content) - limit + 2 :]
@@ -54,6 +57,9 @@ class FakeBackend:
         before_forward: Callable[[Batch], None] | None = None,
     ) -> None:
         self.device_name = "cpu"
+        self.prompts: dict[str, str] = {"query": "find: ", "passage": "fact: "}
+        self.default_prompt_name: str | None = None
+        self.pools_prompt = True
         self.tokenizer = FakeTokenizer()
         self.dimension = dimension
         self.max_input_tokens = max_input_tokens

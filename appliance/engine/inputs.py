@@ -85,20 +85,32 @@ def tokenize(
     backend: Backend,
     model: ModelSettings,
     options: EmbedOptions,
+    prompt: str,
     vocabulary: TokenVocabulary,
 ) -> list[TokenArray]:
     """Turn inputs into ids of the model, each no longer than the model reads. Blocks.
+
+    Args:
+        inputs: What the client sent.
+        backend: The model.
+        model: Its settings.
+        options: What the request says.
+        prompt: Words to put before each text.
+        vocabulary: For token ids that are not the model's own.
 
     Raises:
         InvalidRequest: An input cannot be read, or is too long and may not be cut.
     """
     if isinstance(inputs.items[0], str):
-        texts = backend.tokenizer.encode([str(text) for text in inputs.items])
+        texts = backend.tokenizer.encode([f"{prompt}{text}" for text in inputs.items])
     else:
-        texts = _from_token_ids(inputs, backend, model, options, vocabulary)
+        texts = _from_token_ids(inputs, backend, model, options, prompt, vocabulary)
     may_cut = model.truncate if options.truncate is None else options.truncate
     limit = backend.max_input_tokens
     for position, text in enumerate(texts):
+        if not len(text):  # white space, to a tokenizer without special tokens
+            path = inputs.path(position)
+            raise InvalidRequest(f"{path} has no token that the model knows.", param=path)
         if len(text) <= limit:
             continue
         if not may_cut:
@@ -118,6 +130,7 @@ def _from_token_ids(
     backend: Backend,
     model: ModelSettings,
     options: EmbedOptions,
+    prompt: str,
     vocabulary: TokenVocabulary,
 ) -> list[TokenArray]:
     encoding = options.token_encoding or model.token_ids
@@ -129,9 +142,15 @@ def _from_token_ids(
             param=inputs.path(0),
         )
     if encoding == "native":
+        if prompt:
+            raise InvalidRequest(
+                f"{inputs.path(0)} is a list of the model's own token ids, which no prompt can be"
+                ' put before; put the prompt\'s ids in, and send prompt: "".',
+                param=inputs.path(0),
+            )
         return [_native(ids, inputs.path(p), backend) for p, ids in enumerate(lists)]
     decoded = [vocabulary.decode(ids, inputs.path(p)) for p, ids in enumerate(lists)]
-    return backend.tokenizer.encode(decoded)
+    return backend.tokenizer.encode([prompt + text for text in decoded])
 
 
 def _native(ids: list[int], path: str, backend: Backend) -> TokenArray:

@@ -26,9 +26,31 @@ from appliance.engine.registry import ModelSpec
 from appliance.engine.tokenizer import ModelTokenizer
 from appliance.engine.types import Batch, FloatMatrix
 
-__all__ = ["TorchBackend"]
+__all__ = ["TorchBackend", "longest_by_positions"]
 
 logger = logging.getLogger(__name__)
+
+
+def first_position(transformer: nn.Module) -> int:
+    """Number of a text's first position: 0, or behind the padding's id in the RoBERTa family."""
+    for module in transformer.modules():
+        padding = getattr(module, "padding_idx", None)
+        if isinstance(padding, int) and _learned_positions(module) is not None:
+            return padding + 1
+    return 0
+
+
+def longest_by_positions(transformer: nn.Module) -> int | None:
+    """Most tokens that a table of learned positions has room for; ``None`` if there is none."""
+    tables = [table for m in transformer.modules() if (table := _learned_positions(m)) is not None]
+    rows = min((table.num_embeddings for table in tables), default=None)
+    return None if rows is None else rows - first_position(transformer)
+
+
+def _learned_positions(module: nn.Module) -> nn.Embedding | None:
+    table = getattr(module, "position_embeddings", None)
+    return table if isinstance(table, nn.Embedding) else None
+
 
 _PROBE_LENGTHS = (3, 17, 5, 17, 40)
 # Largest difference between the ways, as a share of the largest value: rounding, no more.
@@ -58,6 +80,9 @@ class TorchBackend:
         self.max_input_tokens = max_input_tokens
         self.packed = False
         self.prepacked = False
+        self.prompts = spec.prompts
+        self.default_prompt_name = spec.default_prompt_name
+        self.pools_prompt = spec.pools_prompt
         self._spec = spec
         self._transformer = transformer
         self._dense = dense
@@ -66,7 +91,7 @@ class TorchBackend:
         self.device_name = str(self.device)
         self._batch_tokens = max_input_tokens
         self._takes_positions = "position_ids" in inspect.signature(transformer.forward).parameters
-        self._position_offset = 0
+        self._position_offset = first_position(transformer)
         config: Any = transformer.config
         self._padding_id = int(getattr(config, "pad_token_id", None) or 0)
         self.dimension = (
@@ -84,7 +109,9 @@ class TorchBackend:
         with torch.inference_mode():
             hidden = self._hidden(batch)
             cu_seqlens = torch.from_numpy(batch.cu_seqlens.astype(np.int64)).to(self.device)
-            vectors = self._dense(pool_segments(hidden, cu_seqlens, self._spec.pooling))
+            unpooled = None if batch.unpooled is None else torch.from_numpy(batch.unpooled)
+            pooled = pool_segments(hidden, cu_seqlens, self._spec.pooling, unpooled)
+            vectors = self._dense(pooled)
             if self._spec.normalizes:
                 vectors = nn.functional.normalize(vectors, dim=1)
             result: FloatMatrix = vectors.cpu().numpy()
@@ -170,8 +197,12 @@ class TorchBackend:
         window = getattr(self._transformer.config, "sliding_window", None)
         if isinstance(window, int) and window < 4096:
             lengths.append(min(window + window // 2, longest))
-        highest = self.tokenizer.vocabulary_size
-        return Batch.pack([generator.integers(0, highest, length) for length in lengths])
+        transformer: Any = self._transformer
+        rows = transformer.get_input_embeddings().num_embeddings
+        known = np.arange(min(self.tokenizer.vocabulary_size, rows))
+        # Some models take the padding's id for padding wherever it stands.
+        known = known[known != self._padding_id]
+        return Batch.pack([generator.choice(known, length) for length in lengths])
 
     def _try_packed(self, batch: Batch, expected: torch.Tensor) -> None:
         transformer: Any = self._transformer
@@ -180,13 +211,9 @@ class TorchBackend:
         plain = transformer.config._attn_implementation
         transformer.set_attn_implementation(PACKED)
         self.packed = True
-        # Learned positions of the RoBERTa family start behind the padding id.
-        for offset in dict.fromkeys((0, self._padding_id + 1)):
-            self._position_offset = offset
-            if self._agrees(batch, expected):
-                return
-        self.packed = False
-        transformer.set_attn_implementation(plain)
+        self.packed = self._agrees(batch, expected)
+        if not self.packed:
+            transformer.set_attn_implementation(plain)
 
     def _try_prepacked(self, batch: Batch, expected: torch.Tensor) -> None:
         replaced: list[tuple[nn.Module, str, nn.Module]] = []

@@ -20,7 +20,10 @@ __all__ = ["load_dense", "pool_segments"]
 
 
 def pool_segments(
-    hidden: torch.Tensor, cu_seqlens: torch.Tensor, modes: Sequence[str]
+    hidden: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    modes: Sequence[str],
+    unpooled: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Reduce each packed text to one vector.
 
@@ -29,10 +32,18 @@ def pool_segments(
         cu_seqlens: int64, shape ``[texts + 1]``: where each text starts.
         modes: ``cls``, ``last_token``, ``mean``, ``mean_sqrt_len``, ``weighted_mean`` or ``max``;
             the results of several are laid side by side.
+        unpooled: Shape ``[texts]``: first tokens of each text to leave out; fewer than it has.
 
     Returns:
         float32, shape ``[texts, hidden * len(modes)]``.
     """
+    positions = torch.arange(1, len(hidden) + 1, device=hidden.device)
+    positions -= cu_seqlens[:-1].repeat_interleave(cu_seqlens.diff())
+    if unpooled is not None:
+        unpooled = unpooled.to(cu_seqlens)
+        kept = positions > unpooled.repeat_interleave(cu_seqlens.diff())
+        hidden, positions = hidden[kept], positions[kept]
+        cu_seqlens = torch.cat((cu_seqlens[:1], (cu_seqlens.diff() - unpooled).cumsum(0)))
     starts, ends = cu_seqlens[:-1], cu_seqlens[1:]
     lengths = ends - starts
     pooled: list[torch.Tensor] = []
@@ -44,8 +55,8 @@ def pool_segments(
         elif mode == "max":
             pooled.append(_segment_reduce(hidden, "max", lengths))
         elif mode == "weighted_mean":
-            positions = torch.arange(1, len(hidden) + 1, device=hidden.device, dtype=torch.int64)
-            weights = (positions - starts.repeat_interleave(lengths)).float().unsqueeze(1)
+            # By a token's place in its text, whether or not the first were left out.
+            weights = positions.float().unsqueeze(1)
             total = _segment_reduce(hidden.float() * weights, "sum", lengths)
             pooled.append(total / _segment_reduce(weights, "sum", lengths))
         else:

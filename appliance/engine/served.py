@@ -6,12 +6,19 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Literal
 
 from appliance.engine.device import Lane, available_cores
+from appliance.engine.inputs import Inputs, tokenize
+from appliance.engine.types import Backend, EmbedOptions, TokenArray
+from appliance.engine.vocabulary import TokenVocabulary
 from appliance.settings import ModelSettings
 
 __all__ = ["ServedModel"]
+
+TOKENIZE_RUN = 64
+"""Texts that one tokenizer thread takes at once."""
 
 
 class ServedModel:
@@ -41,3 +48,41 @@ class ServedModel:
     def name(self) -> str:
         """The name that answers carry."""
         return self.settings.name
+
+    async def tokenize(
+        self,
+        backend: Backend,
+        inputs: Inputs,
+        options: EmbedOptions,
+        prompt: str,
+        vocabulary: TokenVocabulary,
+    ) -> tuple[list[TokenArray], int]:
+        """Turn inputs into ids on the model's own threads.
+
+        Returns:
+            Ids of each input, and how many of the first are a prompt that is not pooled.
+
+        Raises:
+            InvalidRequest: An input cannot be read, or is too long and may not be cut.
+        """
+        loop = asyncio.get_running_loop()
+        work = partial(
+            tokenize,
+            backend=backend,
+            model=self.settings,
+            options=options,
+            prompt=prompt,
+            vocabulary=vocabulary,
+        )
+        runs = [
+            loop.run_in_executor(self.tokenizers, work, run) for run in inputs.split(TOKENIZE_RUN)
+        ]
+        texts: list[TokenArray] = []
+        for result in await asyncio.gather(*runs, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+            texts += result
+        if not prompt or backend.pools_prompt:
+            return texts, 0
+        length = loop.run_in_executor(self.tokenizers, backend.tokenizer.prompt_length, prompt)
+        return texts, await length

@@ -13,7 +13,8 @@ from functools import partial
 from typing import Literal, TypeVar
 
 from appliance.engine.device import Device, Lane
-from appliance.engine.inputs import Inputs, check_count, check_total, tokenize
+from appliance.engine.inputs import Inputs, check_count, check_total
+from appliance.engine.prompts import choose_prompt
 from appliance.engine.served import ServedModel
 from appliance.engine.types import (
     Backend,
@@ -42,9 +43,6 @@ logger = logging.getLogger(__name__)
 Loader = Callable[[Settings, ModelSettings], Backend]
 
 Result = TypeVar("Result")
-
-TOKENIZE_RUN = 64
-"""Texts that one tokenizer thread takes at once."""
 
 
 def _load_with_torch(settings: Settings, model: ModelSettings) -> Backend:
@@ -139,7 +137,12 @@ class Engine:
             lane = await self._lane(model)
             _check_dimensions(options.dimensions, lane.backend.dimension)
             started = time.perf_counter()
-            texts = await self._tokenize(model, lane.backend, inputs, options)
+            prompt = choose_prompt(
+                lane.backend.prompts, lane.backend.default_prompt_name, model.settings, options
+            )
+            texts, unpooled = await model.tokenize(
+                lane.backend, inputs, options, prompt, self._vocabulary
+            )
             tokens = check_total(texts, model.settings)
             tokenized = time.perf_counter()
             normalize = _first_set(options.normalize, model.settings.normalize, True)
@@ -147,6 +150,7 @@ class Engine:
                 model,
                 lane,
                 texts,
+                unpooled,
                 partial(finish_vectors, dimensions=options.dimensions, normalize=normalize),
             )
         finally:
@@ -210,35 +214,12 @@ class Engine:
             )
         return model.lane
 
-    async def _tokenize(
-        self, model: ServedModel, backend: Backend, inputs: Inputs, options: EmbedOptions
-    ) -> list[TokenArray]:
-        loop = asyncio.get_running_loop()
-        runs = [
-            loop.run_in_executor(
-                model.tokenizers,
-                tokenize,
-                run,
-                backend,
-                model.settings,
-                options,
-                self._vocabulary,
-            )
-            for run in inputs.split(TOKENIZE_RUN)
-        ]
-        done = await asyncio.gather(*runs, return_exceptions=True)
-        texts: list[TokenArray] = []
-        for result in done:
-            if isinstance(result, BaseException):
-                raise result
-            texts += result
-        return texts
-
     async def _compute(
         self,
         model: ServedModel,
         lane: Lane,
         texts: list[TokenArray],
+        unpooled: int,
         finish: Callable[[FloatMatrix], FloatMatrix],
     ) -> tuple[Job, FloatMatrix]:
         loop = asyncio.get_running_loop()
@@ -257,7 +238,7 @@ class Engine:
             with suppress(RuntimeError):  # the loop has closed: nobody waits any more
                 loop.call_soon_threadsafe(resolve, vectors, job.error)
 
-        job = Job(texts, done)
+        job = Job(texts, done, unpooled)
         waiting = lane.queue.tokens
         if waiting and waiting + job.tokens > model.settings.max_queue_tokens:
             raise self._overloaded(model, f"{waiting} tokens are waiting")

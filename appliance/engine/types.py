@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -49,6 +49,15 @@ class EmbedOptions:
     token_encoding: TokenEncoding | None = None
     """Vocabulary that lists of token ids belong to."""
 
+    prompt: str | None = None
+    """Words to put before each text."""
+
+    prompt_name: str | None = None
+    """Name of one of the model's prompts, to put before each text."""
+
+    input_type: Literal["query", "document"] | None = None
+    """Kind of text; the model's prompt for it, if it has one, goes before each."""
+
 
 @dataclass(slots=True)
 class Timings:
@@ -84,19 +93,27 @@ class Batch:
         input_ids: int64, shape ``[tokens]``: all texts' ids one after the other.
         cu_seqlens: int32, shape ``[texts + 1]``: where each text starts; the last is ``tokens``.
         max_seqlen: Tokens of the longest text.
+        unpooled: int32, shape ``[texts]``: first tokens of each text that are read but not pooled.
     """
 
     input_ids: TokenArray
     cu_seqlens: npt.NDArray[np.int32]
     max_seqlen: int
+    unpooled: npt.NDArray[np.int32] | None = None
 
     @classmethod
-    def pack(cls, texts: Sequence[TokenArray]) -> Batch:
+    def pack(cls, texts: Sequence[TokenArray], unpooled: Sequence[int] = ()) -> Batch:
         """Lay texts end to end in the order given."""
         lengths = np.fromiter((len(text) for text in texts), dtype=np.int32, count=len(texts))
         cu_seqlens = np.zeros(len(texts) + 1, dtype=np.int32)
         np.cumsum(lengths, out=cu_seqlens[1:])
-        return cls(np.concatenate(texts), cu_seqlens, int(lengths.max()))
+        # A text that is all prompt is pooled whole: no vector comes of no tokens.
+        kept = (
+            np.where(np.array(unpooled) < lengths, unpooled, 0).astype(np.int32)
+            if any(unpooled)
+            else None
+        )
+        return cls(np.concatenate(texts), cu_seqlens, int(lengths.max()), kept)
 
     @property
     def lengths(self) -> npt.NDArray[np.int32]:
@@ -116,6 +133,9 @@ class TextTokenizer(Protocol):
 
     def encode(self, texts: list[str]) -> list[TokenArray]:
         """Ids of each text in full, special tokens included."""
+
+    def prompt_length(self, prompt: str) -> int:
+        """Tokens that a prompt takes up at the start of a text, special tokens before it too."""
 
     def cut(self, ids: TokenArray, limit: int, direction: TruncationDirection) -> TokenArray:
         """The ids of the same text cut to ``limit`` tokens, special tokens kept."""
@@ -139,6 +159,18 @@ class Backend(Protocol):
     @property
     def device_name(self) -> str:
         """The device that it is on: ``cpu``, ``cuda:0``."""
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """The prompts that its files name."""
+
+    @property
+    def default_prompt_name(self) -> str | None:
+        """The prompt to use where nothing is said."""
+
+    @property
+    def pools_prompt(self) -> bool:
+        """Whether the prompt's own tokens count in the vector."""
 
     def warm_up(self, batch_tokens: int) -> None:
         """Get ready for batches of a size and run the first one. Called once, before any other."""
@@ -164,6 +196,8 @@ class Job:
     done: Callable[[Job], None]
     """Called once, from a worker thread, when every text has a vector or the job has failed."""
 
+    unpooled: int = 0
+    """First tokens of each text that are read but not pooled."""
     tokens: int = 0
     remaining: int = 0
     vectors: FloatMatrix | None = None

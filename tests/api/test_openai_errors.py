@@ -89,6 +89,25 @@ MALFORMED: dict[str, tuple[bytes, int, str | None, str]] = {
     "half a dimension": (body(dimensions=1.5), 400, "dimensions", "Expected `int"),
     "dimensions in words": (body(dimensions="3"), 400, "dimensions", "Expected `int"),
     "unknown field": (body(dimension=3), 400, "dimension", "Unrecognized request argument"),
+    "unknown prompt": (
+        body(prompt_name="absent"),
+        400,
+        "prompt_name",
+        "it has: 'query', 'passage'",
+    ),
+    "two ways to say a prompt": (
+        body(prompt_name="query", input_type="query"),
+        400,
+        "input_type",
+        "exclude each other",
+    ),
+    "unknown input type": (body(input_type="poem"), 400, "input_type", "'query', 'document'"),
+    "native ids with a prompt": (
+        body(input=[5], token_encoding="native", prompt="p: "),
+        400,
+        "input",
+        "no prompt",
+    ),
     "truncate in words": (body(truncate="yes"), 400, "truncate", "Expected `bool"),
     "unknown direction": (
         body(truncation_direction="up"),

@@ -9,8 +9,9 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.conftest import RunningServer
-from tests.fakes import FakeTokenizer, fake_vector, word_id
+from appliance.settings import ModelSettings, Settings
+from tests.conftest import RunningServer, run_in_thread
+from tests.fakes import FakeBackend, FakeTokenizer, fake_vector, word_id
 
 MODEL = "fake/model"
 
@@ -104,6 +105,40 @@ def test_truncation_keeps_the_end_that_was_asked_for(
         vectors_of(response)[0], unit_vector(" ".join(words[kept])), atol=1e-6
     )
     assert response.json()["usage"]["prompt_tokens"] == 32
+
+
+@pytest.mark.parametrize(
+    ("fields", "prompt"),
+    [
+        ({"input_type": "query"}, "find: "),
+        ({"input_type": "document"}, "fact: "),
+        ({"prompt_name": "passage"}, "fact: "),
+        ({"prompt_name": "mine"}, "own: "),
+        ({"prompt": "just so: "}, "just so: "),
+        ({"prompt": ""}, ""),
+        ({}, "own: "),
+    ],
+)
+def test_a_prompt_goes_before_each_text(fields: dict[str, str], prompt: str) -> None:
+    model = ModelSettings(model=MODEL, prompts={"mine": "own: "}, default_prompt_name="mine")
+    with run_in_thread(Settings(models=(model,))) as server:
+        for given, text in (("one two", "one two"), ([374, 832], " is one")):
+            response = server.embed(model=MODEL, input=given, **fields)
+            np.testing.assert_allclose(
+                vectors_of(response)[0], unit_vector(prompt + text), atol=1e-6
+            )
+
+
+def test_input_type_adds_nothing_where_the_model_has_no_such_prompt() -> None:
+    def load(*_: object) -> FakeBackend:
+        backend = FakeBackend()
+        backend.prompts = {"summary": "sum up: "}
+        return backend
+
+    with run_in_thread(load=load) as server:
+        plain = vectors_of(server.embed(model=MODEL, input="a b"))
+        typed = vectors_of(server.embed(model=MODEL, input="a b", input_type="query"))
+        np.testing.assert_array_equal(plain, typed)
 
 
 @pytest.mark.parametrize("name", [MODEL, "text-embedding-3-small"])
