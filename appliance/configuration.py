@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
-_SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "CREDENTIAL")
+_SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSW", "CREDENTIAL", "AUTH", "HEADERS")
 
 
 class SettingsFault(Exception):
@@ -139,6 +139,13 @@ def _read_file(config: Path) -> dict[str, Any]:
     values = json.loads(config.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise TypeError("it must hold a JSON object")
+    if isinstance(models := values.get("models"), list):
+        # By number, as the environment has them, so that APPLIANCE_MODELS__0__... adds to the
+        # file's model rather than taking its place.
+        values["models"] = {
+            str(number): {"model": model} if isinstance(model, str) else model
+            for number, model in enumerate(models)
+        }
     return values
 
 

@@ -19,8 +19,6 @@ VOCABULARY_SIZE = 50_000
 class FakeTokenizer:
     """One token a word, by its checksum, between a first and a last special token."""
 
-    vocabulary_size = VOCABULARY_SIZE
-
     def encode(self, texts: list[str]) -> list[TokenArray]:
         return [
             np.array([START, *(word_id(word) for word in text.split()), END], dtype=np.int64)
@@ -30,10 +28,13 @@ class FakeTokenizer:
     def prompt_length(self, prompt: str) -> int:
         return 1 + len(prompt.split())
 
-    def cut(self, ids: TokenArray, limit: int, direction: TruncationDirection) -> TokenArray:
-        content = ids[1:-1]
-        kept = content[: limit - 2] if direction == "right" else content[len(content) - limit + 2 :]
-        return np.array([START, *kept, END], dtype=np.int64)
+    def cut(
+        self, ids: TokenArray, limit: int, direction: TruncationDirection, keep_first: int = 0
+    ) -> TokenArray:
+        first = max(keep_first, 1)
+        content, room = ids[first:-1], limit - first - 1
+        kept = content[:room] if direction == "right" else content[len(content) - room :]
+        return np.array([*ids[:first], *kept, END], dtype=np.int64)
 
 
 def word_id(word: str) -> int:
@@ -61,6 +62,7 @@ class FakeBackend:
         self.default_prompt_name: str | None = None
         self.pools_prompt = True
         self.tokenizer = FakeTokenizer()
+        self.vocabulary_size = VOCABULARY_SIZE
         self.dimension = dimension
         self.max_input_tokens = max_input_tokens
         self.batches: list[list[int]] = []

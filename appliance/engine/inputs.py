@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from appliance.engine.prompts import Prompt
 from appliance.engine.types import Backend, EmbedOptions, TokenArray
 from appliance.engine.vocabulary import TokenVocabulary
 from appliance.errors import InputTooLong, InvalidRequest, RequestTooManyTokens
@@ -85,7 +86,7 @@ def tokenize(
     backend: Backend,
     model: ModelSettings,
     options: EmbedOptions,
-    prompt: str,
+    prompt: Prompt,
     vocabulary: TokenVocabulary,
 ) -> list[TokenArray]:
     """Turn inputs into ids of the model, each no longer than the model reads. Blocks.
@@ -95,14 +96,14 @@ def tokenize(
         backend: The model.
         model: Its settings.
         options: What the request says.
-        prompt: Words to put before each text.
+        prompt: Words to put before each text; a cut leaves them whole.
         vocabulary: For token ids that are not the model's own.
 
     Raises:
         InvalidRequest: An input cannot be read, or is too long and may not be cut.
     """
     if isinstance(inputs.items[0], str):
-        texts = backend.tokenizer.encode([f"{prompt}{text}" for text in inputs.items])
+        texts = backend.tokenizer.encode([f"{prompt.text}{text}" for text in inputs.items])
     else:
         texts = _from_token_ids(inputs, backend, model, options, prompt, vocabulary)
     may_cut = model.truncate if options.truncate is None else options.truncate
@@ -121,7 +122,9 @@ def tokenize(
                 f" {len(text)}. Shorten it, or send truncate: true to have it cut.",
                 param=path,
             )
-        texts[position] = backend.tokenizer.cut(text, limit, options.truncation_direction)
+        texts[position] = backend.tokenizer.cut(
+            text, limit, options.truncation_direction, prompt.tokens
+        )
     return texts
 
 
@@ -130,7 +133,7 @@ def _from_token_ids(
     backend: Backend,
     model: ModelSettings,
     options: EmbedOptions,
-    prompt: str,
+    prompt: Prompt,
     vocabulary: TokenVocabulary,
 ) -> list[TokenArray]:
     encoding = options.token_encoding or model.token_ids
@@ -142,7 +145,7 @@ def _from_token_ids(
             param=inputs.path(0),
         )
     if encoding == "native":
-        if prompt:
+        if prompt.text:
             raise InvalidRequest(
                 f"{inputs.path(0)} is a list of the model's own token ids, which no prompt can be"
                 ' put before; put the prompt\'s ids in, and send prompt: "".',
@@ -150,11 +153,11 @@ def _from_token_ids(
             )
         return [_native(ids, inputs.path(p), backend) for p, ids in enumerate(lists)]
     decoded = [vocabulary.decode(ids, inputs.path(p)) for p, ids in enumerate(lists)]
-    return backend.tokenizer.encode([prompt + text for text in decoded])
+    return backend.tokenizer.encode([prompt.text + text for text in decoded])
 
 
 def _native(ids: list[int], path: str, backend: Backend) -> TokenArray:
-    size = backend.tokenizer.vocabulary_size
+    size = backend.vocabulary_size
     if wrong := [token for token in ids if not 0 <= token < size]:
         raise InvalidRequest(
             f"{path} holds the token id {wrong[0]}, which the model does not have: its ids are 0"

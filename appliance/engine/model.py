@@ -24,7 +24,7 @@ from appliance.engine.pooling import pool_segments
 from appliance.engine.prepack import can_prepack, prepack_linears
 from appliance.engine.registry import ModelSpec
 from appliance.engine.tokenizer import ModelTokenizer
-from appliance.engine.types import Batch, FloatMatrix
+from appliance.engine.types import Batch, FloatMatrix, TokenArray
 
 __all__ = ["TorchBackend", "longest_by_positions"]
 
@@ -92,7 +92,10 @@ class TorchBackend:
         self._batch_tokens = max_input_tokens
         self._takes_positions = "position_ids" in inspect.signature(transformer.forward).parameters
         self._position_offset = first_position(transformer)
-        config: Any = transformer.config
+        model: Any = transformer
+        config, rows = model.config, model.get_input_embeddings().num_embeddings
+        # Either may be the larger: rows kept for later, or words added without a row.
+        self.vocabulary_size = min(tokenizer.vocabulary_size, rows)
         self._padding_id = int(getattr(config, "pad_token_id", None) or 0)
         self.dimension = (
             spec.dense[-1].out_features
@@ -122,18 +125,27 @@ class TorchBackend:
         return self._run_packed(batch) if self.packed else self._run_padded(batch)
 
     def _run_packed(self, batch: Batch) -> torch.Tensor:
-        starts = np.repeat(batch.cu_seqlens[:-1], batch.lengths)
-        positions = np.arange(len(batch.input_ids), dtype=np.int64) - starts
         output = self._transformer(
             input_ids=torch.from_numpy(batch.input_ids).to(self.device).unsqueeze(0),
-            position_ids=torch.from_numpy(positions + self._position_offset)
-            .to(self.device)
-            .unsqueeze(0),
+            position_ids=torch.from_numpy(self._positions(batch)).to(self.device).unsqueeze(0),
             attention_mask=None,
             **{GROUPS: equal_length_groups(batch.lengths)},
         )
         hidden: torch.Tensor = output.last_hidden_state
         return hidden[0]
+
+    def _positions(self, batch: Batch) -> TokenArray:
+        """Position of each token in its text, int64, shape ``[tokens]``."""
+        starts, lengths = batch.cu_seqlens[:-1], batch.lengths
+        if not self._position_offset:
+            return np.arange(len(batch.input_ids), dtype=np.int64) - np.repeat(starts, lengths)
+        # The RoBERTa family counts only tokens that are not the padding's, wherever that stands,
+        # and gives the others the position just before the first.
+        counted = (batch.input_ids != self._padding_id).astype(np.int64)
+        running = counted.cumsum()
+        before = np.repeat(running[starts] - counted[starts], lengths)
+        positions: TokenArray = (running - before) * counted + self._position_offset - 1
+        return positions
 
     def _run_padded(self, batch: Batch) -> torch.Tensor:
         lengths = batch.lengths
@@ -197,9 +209,7 @@ class TorchBackend:
         window = getattr(self._transformer.config, "sliding_window", None)
         if isinstance(window, int) and window < 4096:
             lengths.append(min(window + window // 2, longest))
-        transformer: Any = self._transformer
-        rows = transformer.get_input_embeddings().num_embeddings
-        known = np.arange(min(self.tokenizer.vocabulary_size, rows))
+        known = np.arange(self.vocabulary_size)
         # Some models take the padding's id for padding wherever it stands.
         known = known[known != self._padding_id]
         return Batch.pack([generator.choice(known, length) for length in lengths])

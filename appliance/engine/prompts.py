@@ -8,12 +8,29 @@ the text of the prompt goes before each input as it stands.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from appliance.engine.types import EmbedOptions
 from appliance.errors import InvalidRequest
 from appliance.settings import ModelSettings
 
-__all__ = ["choose_prompt"]
+__all__ = ["NO_PROMPT", "Prompt", "choose_prompt"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The words that go before each text of a request.
+
+    Attributes:
+        text: The words.
+        tokens: Tokens they take up at the start of a text, special tokens before them too.
+    """
+
+    text: str
+    tokens: int
+
+
+NO_PROMPT = Prompt("", 0)
 
 # The names that models give to the prompt for each kind of input, the first found being meant;
 # the same as sentence-transformers' encode_query and encode_document look for.

@@ -63,7 +63,7 @@ class PoolingConfig(msgspec.Struct):
             "weightedmean": self.pooling_mode_weightedmean_tokens,
             "lasttoken": self.pooling_mode_lasttoken,
         }
-        return [name for name, wanted in old.items() if wanted]
+        return [name for name, wanted in old.items() if wanted] or ["mean"]
 
 
 class DenseConfig(msgspec.Struct):
@@ -197,8 +197,6 @@ def _require(path: Path, kind: type[Content]) -> Content:
 
 def _pooling_modes(config: PoolingConfig) -> tuple[str, ...]:
     names = config.names()
-    if not names:
-        raise ModelUnavailable("its pooling config names no mode; set `pooling` for this model")
     if unknown := [name for name in names if name not in _POOLING_MODES]:
         known = ", ".join(_POOLING_MODES)
         raise ModelUnavailable(f"unknown pooling mode {unknown[0]!r}; known are {known}")

@@ -11,6 +11,7 @@ from typing import Literal
 
 from appliance.engine.device import Lane, available_cores
 from appliance.engine.inputs import Inputs, tokenize
+from appliance.engine.prompts import Prompt
 from appliance.engine.types import Backend, EmbedOptions, TokenArray
 from appliance.engine.vocabulary import TokenVocabulary
 from appliance.settings import ModelSettings
@@ -66,12 +67,16 @@ class ServedModel:
             InvalidRequest: An input cannot be read, or is too long and may not be cut.
         """
         loop = asyncio.get_running_loop()
+        length = 0
+        if prompt:
+            measure = backend.tokenizer.prompt_length
+            length = await loop.run_in_executor(self.tokenizers, measure, prompt)
         work = partial(
             tokenize,
             backend=backend,
             model=self.settings,
             options=options,
-            prompt=prompt,
+            prompt=Prompt(prompt, length),
             vocabulary=vocabulary,
         )
         runs = [
@@ -82,7 +87,4 @@ class ServedModel:
             if isinstance(result, BaseException):
                 raise result
             texts += result
-        if not prompt or backend.pools_prompt:
-            return texts, 0
-        length = loop.run_in_executor(self.tokenizers, backend.tokenizer.prompt_length, prompt)
-        return texts, await length
+        return texts, 0 if backend.pools_prompt else length

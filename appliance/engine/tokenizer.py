@@ -85,10 +85,20 @@ class ModelTokenizer:
         """Tokens that a prompt takes up at the start of a text, special tokens before it too."""
         return len(self._tokenizer.encode(prompt).ids) - min(self._suffix, 1)
 
-    def cut(self, ids: TokenArray, limit: int, direction: TruncationDirection) -> TokenArray:
-        """The ids of the same text cut to ``limit`` tokens, special tokens kept."""
-        end = len(ids) - self._suffix
-        content = ids[self._prefix : end]
-        room = max(limit - self.special_tokens, 0)
+    def cut(
+        self, ids: TokenArray, limit: int, direction: TruncationDirection, keep_first: int = 0
+    ) -> TokenArray:
+        """The ids of the same text cut to ``limit`` tokens, special tokens kept.
+
+        Args:
+            ids: The whole text.
+            limit: Most tokens to keep.
+            direction: The end that goes.
+            keep_first: Tokens at the start that stay, such as a prompt's.
+        """
+        start, end = max(self._prefix, keep_first), len(ids) - self._suffix
+        content = ids[start:end]
+        room = max(limit - start - self._suffix, 0)
         kept = content[:room] if direction == "right" else content[len(content) - room :]
-        return np.concatenate((ids[: self._prefix], kept, ids[end:]))
+        head = ids[: min(start, limit - self._suffix)]
+        return np.concatenate((head, kept, ids[end:]))

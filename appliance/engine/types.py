@@ -127,18 +127,23 @@ class Batch:
 class TextTokenizer(Protocol):
     """Turns text into a model's own token ids. Safe to call from several threads."""
 
-    @property
-    def vocabulary_size(self) -> int:
-        """Ids are below this."""
-
     def encode(self, texts: list[str]) -> list[TokenArray]:
         """Ids of each text in full, special tokens included."""
 
     def prompt_length(self, prompt: str) -> int:
         """Tokens that a prompt takes up at the start of a text, special tokens before it too."""
 
-    def cut(self, ids: TokenArray, limit: int, direction: TruncationDirection) -> TokenArray:
-        """The ids of the same text cut to ``limit`` tokens, special tokens kept."""
+    def cut(
+        self, ids: TokenArray, limit: int, direction: TruncationDirection, keep_first: int = 0
+    ) -> TokenArray:
+        """The ids of the same text cut to ``limit`` tokens, special tokens kept.
+
+        Args:
+            ids: The whole text.
+            limit: Most tokens to keep.
+            direction: The end that goes.
+            keep_first: Tokens at the start that stay, such as a prompt's.
+        """
 
 
 class Backend(Protocol):
@@ -147,6 +152,10 @@ class Backend(Protocol):
     @property
     def tokenizer(self) -> TextTokenizer:
         """Its tokenizer."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Ids that it can read are below this."""
 
     @property
     def dimension(self) -> int:

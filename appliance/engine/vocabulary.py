@@ -12,6 +12,7 @@ import importlib.util
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -46,6 +47,7 @@ class TokenVocabulary:
         self._reason = ""
         self._lock = threading.Lock()
         self._reader: threading.Thread | None = None
+        self._deadline = 0.0
 
     def decode(self, ids: Sequence[int], param: str) -> str:
         """Turn ids into the text they stand for. Blocks while the vocabulary is being read.
@@ -73,10 +75,12 @@ class TokenVocabulary:
         with self._lock:
             if self._encoding is None and self._reader is None:
                 self._reader = threading.Thread(target=self._load, daemon=True)
+                self._deadline = time.monotonic() + self._download_seconds
                 self._reader.start()
             reader = self._reader
         if reader is not None:
-            reader.join(self._download_seconds)
+            # One wait for all: who comes while a download hangs is not held up once more.
+            reader.join(max(self._deadline - time.monotonic(), 0))
         if self._encoding is not None:
             return self._encoding
         raise InvalidRequest(

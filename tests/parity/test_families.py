@@ -234,3 +234,19 @@ def test_the_embedded_model_is_that_of_sentence_transformers(real_vectors: Float
 
 def test_the_embedded_model_points_the_same_way_in_bfloat16(real_vectors: FloatMatrix) -> None:
     assert cosines(ours(warmed(REAL, "bfloat16"), LONG_TEXTS), real_vectors).min() >= 0.9999
+
+
+def test_a_padding_id_inside_a_text_does_not_count_as_a_position(built: Build) -> None:
+    backend = warmed(built("roberta"))
+    assert backend.packed
+    padding = backend._padding_id
+    texts = [np.array([0, 40, padding, 41, 2]), np.array([0, padding, padding, 2])]
+    together = backend.forward(Batch.pack(texts))
+    backend.packed = False
+    backend._transformer.set_attn_implementation("sdpa")
+    assert_same(together, backend.forward(Batch.pack(texts)))
+
+
+def test_native_ids_end_where_the_models_rows_do(built: Build) -> None:
+    backend = warmed(built("bert", added=["<unused>", "<unused too>"]))
+    assert backend.vocabulary_size == backend.tokenizer.vocabulary_size - 2

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from appliance.engine.inputs import Inputs, check_count, check_total, tokenize
+from appliance.engine.prompts import Prompt
 from appliance.engine.types import EmbedOptions, TokenArray
 from appliance.engine.vocabulary import TokenVocabulary
 from appliance.errors import InputTooLong, InvalidRequest, RequestTooManyTokens
@@ -38,7 +39,7 @@ def run(
         FakeBackend(max_input_tokens=limit),
         model,
         options or EmbedOptions(),
-        prompt,
+        Prompt(prompt, FakeTokenizer().prompt_length(prompt) if prompt else 0),
         FakeVocabulary(),
     )
     assert all(text.dtype == np.int64 for text in texts)
@@ -55,6 +56,11 @@ def test_a_prompt_goes_before_each_text() -> None:
 
 def test_a_prompt_goes_before_text_that_came_as_openais_ids() -> None:
     assert run([[1]], prompt="a ") == [[START, A, B, END]]
+
+
+def test_a_cut_from_the_left_leaves_the_prompt_whole() -> None:
+    cut = EmbedOptions(truncate=True, truncation_direction="left")
+    assert run(["b c d"], cut, prompt="a ") == [[START, A, D, END]]
 
 
 def test_a_prompt_cannot_go_before_native_ids() -> None:

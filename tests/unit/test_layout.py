@@ -27,8 +27,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("appliance.auth", "appliance.context"),
     ("appliance.engine.service",),
     ("appliance.engine.served",),
-    ("appliance.engine.device", "appliance.engine.inputs", "appliance.engine.prompts"),
-    ("appliance.engine.vectors", "appliance.engine.vocabulary"),
+    ("appliance.engine.device", "appliance.engine.inputs"),
+    ("appliance.engine.prompts", "appliance.engine.vectors", "appliance.engine.vocabulary"),
     ("appliance.engine.loading",),
     ("appliance.engine.model",),
     (

@@ -154,7 +154,6 @@ def test_a_dense_layer_of_another_kind_is_refused(extra: dict[str, Any], tmp_pat
         ({"modules.json": {"0": "Transformer"}}, "modules.json"),
         ({"modules.json": OLD_MODULES}, "config.json cannot be read"),
         ({"modules.json": OLD_MODULES, "1_Pooling/config.json": "{"}, "config.json"),
-        ({"modules.json": OLD_MODULES, "1_Pooling/config.json": {}}, "names no mode"),
         (
             {"modules.json": OLD_MODULES, "1_Pooling/config.json": {"pooling_mode": "median"}},
             "unknown pooling mode 'median'; known are cls, max, mean",
@@ -176,3 +175,11 @@ def test_a_dense_layer_behind_the_normalisation_is_refused(tmp_path: Path) -> No
     modules = [*OLD_MODULES, NORMALIZE, DENSE]
     with pytest.raises(ModelUnavailable, match="Normalize"):
         read(tmp_path, {"modules.json": modules, **MEAN, "2_Dense/config.json": config})
+
+
+def test_a_pooling_without_a_mode_is_the_mean(tmp_path: Path) -> None:
+    files = {
+        "modules.json": OLD_MODULES,
+        "1_Pooling/config.json": {"pooling_mode_cls_token": False},
+    }
+    assert read(tmp_path, files).pooling == ("mean",)

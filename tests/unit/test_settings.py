@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from appliance.configuration import load_settings
 from appliance.settings import ModelSettings, Settings
 
 
@@ -141,3 +142,13 @@ def test_a_device_is_known(device: str) -> None:
 def test_a_device_of_another_kind_is_refused(device: str) -> None:
     with pytest.raises(ValidationError, match="device_map"):
         ModelSettings(model="m", device_map=device)
+
+
+def test_nested_variables_add_to_the_models_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "settings.json"
+    config.write_text('{"models": ["a/b", {"model": "c/d", "pooling": "mean"}]}')
+    monkeypatch.setenv("APPLIANCE_MODELS__1__POOLING", "cls")
+    models = load_settings(config=config).models
+    assert [(model.model, model.pooling) for model in models] == [("a/b", None), ("c/d", "cls")]

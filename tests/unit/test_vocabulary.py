@@ -126,8 +126,10 @@ def test_a_download_that_ends_late_serves_the_requests_after_it(
     vocabulary = TokenVocabulary(carried_by("litellm"), download_seconds=0.01)
     with pytest.raises(InvalidRequest):
         vocabulary.decode([15339], "input")
+    reader = vocabulary._reader
+    assert reader is not None
     hanging_download.set()
-    vocabulary._download_seconds = 60
+    reader.join(60)
     assert vocabulary.decode([15339], "input") == "hello"
 
 
@@ -160,3 +162,21 @@ def test_many_requests_share_one_download(
         thread.join(60)
     assert answers == ["hello"] * 4
     assert len(calls) == 1
+
+
+def test_a_download_that_hangs_holds_up_the_first_who_asks_and_nobody_else(
+    hanging_download: threading.Event,
+) -> None:
+    vocabulary = TokenVocabulary(download_seconds=0.05)
+    with pytest.raises(InvalidRequest):
+        vocabulary.decode([15339], "input")
+    waits: list[float | None] = []
+
+    class Reader:
+        def join(self, seconds: float | None = None) -> None:
+            waits.append(seconds)
+
+    vocabulary._reader = Reader()  # type: ignore[assignment]
+    with pytest.raises(InvalidRequest, match="takes too long"):
+        vocabulary.decode([15339], "input")
+    assert waits == [0]
