@@ -35,8 +35,8 @@ SENTENCE_TRANSFORMERS = "sentence-transformers"
 INFINITY = "infinity"
 INFINITY_SDPA = "infinity-sdpa"
 PEERS = (INFINITY, INFINITY_SDPA, SENTENCE_TRANSFORMERS)
-# Infinity's default, BetterTransformer, is the faster of its two under this load.
-DEFAULT_PEERS = (INFINITY, SENTENCE_TRANSFORMERS)
+# Infinity both ways: its default, BetterTransformer, needs a transformers of 2024 or older.
+DEFAULT_PEERS = PEERS
 
 
 @dataclass(frozen=True)

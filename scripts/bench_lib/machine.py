@@ -11,10 +11,10 @@ __all__ = ["machine_line"]
 
 
 def machine_line(versions: dict[str, str]) -> str:
-    """CPU, cores, memory, kernel, then the versions."""
+    """CPU, cores, memory, then the versions."""
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    parts = [_cpu_model(), f"{cores} cores", f"{memory:.0f} GiB", f"Linux {platform.release()}"]
+    parts = [_cpu_model(), f"{cores} cores", f"{memory:.0f} GiB"]
     parts.append(f"Python {platform.python_version()}")
     return ", ".join([*parts, *(f"{name} {version}" for name, version in versions.items())])
 
