@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from litestar import Litestar, Request, Response
+from litestar import Litestar, Request, Response, Router
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
@@ -63,9 +63,9 @@ def create_app(
             await engine.stop()
 
     guard = BearerGuard([key.get_secret_value() for key in settings.api_keys])
-    OpenAIController.guards = [guard]
+    guarded = Router("/", route_handlers=[OpenAIController], guards=[guard])
     app = Litestar(
-        route_handlers=[SystemController, OpenAIController],
+        route_handlers=[SystemController, guarded],
         dependencies={"engine": Provide(_engine, sync_to_thread=False)},
         exception_handlers={Exception: _answer_error},
         lifespan=[lifespan],

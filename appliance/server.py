@@ -20,6 +20,7 @@ __all__ = ["serve"]
 logger = logging.getLogger(__name__)
 
 EXIT_FAILED = 1
+KEEP_ALIVE_SECONDS = 75
 
 
 class ApplianceServer(uvicorn.Server):
@@ -42,6 +43,8 @@ class ApplianceServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 ws="none",
+                # Longer than clients keep an idle connection, so that none is closed on a request.
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 lifespan="on",
                 timeout_graceful_shutdown=math.ceil(settings.drain_timeout_seconds),
             )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
-from litestar import Controller, Response, get
+from litestar import Controller, HttpMethod, Response, route
 from litestar.di import NamedDependency
 
 from appliance.engine.service import Engine
@@ -32,12 +32,12 @@ class Health(msgspec.Struct):
 class SystemController(Controller):
     """Health routes. They wake no model and ask for no token."""
 
-    @get("/health", sync_to_thread=False)
+    @route("/health", http_method=[HttpMethod.GET, HttpMethod.HEAD], sync_to_thread=False)
     def health(self, engine: NamedDependency[Engine]) -> Response[Health]:
         """200 once every model that can be served has run a forward pass, else 503."""
         return _answer(engine, engine.status)
 
-    @get("/ready", sync_to_thread=False)
+    @route("/ready", http_method=[HttpMethod.GET, HttpMethod.HEAD], sync_to_thread=False)
     def ready(self, engine: NamedDependency[Engine]) -> Response[Health]:
         """Like ``/health``, but 503 as soon as the server has been told to stop."""
         return _answer(engine, "stopping" if engine.draining else engine.status)
