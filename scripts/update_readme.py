@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the parts of the README that are generated.
 
-python scripts/update_readme.py [--benchmark TABLE.md] [--check]
+python scripts/update_readme.py [--benchmark TABLE.md] [--families TABLE.md] [--check]
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ def main() -> int:
     """Run the script."""
     parser = argparse.ArgumentParser(description="Write the generated parts of the README.")
     parser.add_argument("--benchmark", type=Path, help="table that scripts/bench.py wrote")
+    parser.add_argument("--families", type=Path, help="table that scripts/family_table.py wrote")
     parser.add_argument("--check", action="store_true", help="change nothing; 1 if it is stale")
     arguments = parser.parse_args()
     before = README.read_text(encoding="utf-8")
     after = replace_part(before, "settings", describe_settings())
-    if arguments.benchmark:
-        after = replace_part(after, "benchmark", arguments.benchmark.read_text(encoding="utf-8"))
+    for part in ("benchmark", "families"):
+        if path := getattr(arguments, part):
+            after = replace_part(after, part, path.read_text(encoding="utf-8"))
     if arguments.check:
         return int(before != after)
     README.write_text(after, encoding="utf-8")

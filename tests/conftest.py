@@ -50,16 +50,17 @@ def run_process(*flags: str, environment: dict[str, str] | None = None) -> Itera
         env={**os.environ, **(environment or {})},
     )
     log: list[str] = []
+    reader = threading.Thread(target=lambda: log.extend(process.stderr or ()), daemon=True)
     try:
         url = _read_url(process, log)
-        reader = threading.Thread(target=lambda: log.extend(process.stderr or ()), daemon=True)
         reader.start()
         wait_until_healthy(url)
         yield RunningServer(url, log, process=process)
     finally:
         process.terminate()
         process.wait(30)
-        reader.join(5)
+        if reader.ident is not None:
+            reader.join(5)
         assert process.stderr is not None
         process.stderr.close()
 
