@@ -203,9 +203,6 @@ class Settings(BaseSettings):
         enable_decoding=False,
     )
 
-    name: str = "appliance"
-    """Name of this instance, shown to its operators."""
-
     host: str = "127.0.0.1"
     """Address to listen on. `0.0.0.0`: every interface."""
 

@@ -21,7 +21,7 @@ from appliance.context import elapsed_milliseconds
 from appliance.engine.inputs import Inputs
 from appliance.engine.served import ServedModel
 from appliance.engine.service import Engine
-from appliance.engine.types import Embedding, EmbedOptions
+from appliance.engine.types import Embedding, EmbedOptions, Timings
 from appliance.errors import (
     ApplianceError,
     InvalidRequest,
@@ -151,7 +151,8 @@ class OpenAIController(Controller):
             content = _render(result, model.name, as_base64)
         else:
             content = await engine.in_background(lambda: _render(result, model.name, as_base64))
-        return Response(content, media_type="application/json", headers=_headers(request))
+        headers = _headers(request) | {"server-timing": _server_timing(result.timings)}
+        return Response(content, media_type="application/json", headers=headers)
 
     @get(
         ["/v1/models", "/{name:str}/v1/models", "/{owner:str}/{name:str}/v1/models"],
@@ -261,6 +262,12 @@ def _headers(request: Request[Any, Any, Any]) -> dict[str, str]:
         "openai-processing-ms": str(round(elapsed_milliseconds(request.scope))),
         "openai-version": "2020-10-01",
     }
+
+
+def _server_timing(timings: Timings) -> str:
+    """Where the time went, in milliseconds (https://www.w3.org/TR/server-timing/)."""
+    parts = {name: getattr(timings, name) for name in ("tokenize", "queue", "forward")}
+    return ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in parts.items())
 
 
 _TYPES: tuple[tuple[type[ApplianceError], str, str | None], ...] = (

@@ -35,7 +35,7 @@ SENTENCE_TRANSFORMERS = "sentence-transformers"
 INFINITY = "infinity"
 INFINITY_SDPA = "infinity-sdpa"
 PEERS = (INFINITY, INFINITY_SDPA, SENTENCE_TRANSFORMERS)
-# Infinity both ways: its default, BetterTransformer, needs a transformers of 2024 or older.
+# Infinity both ways: its default, BetterTransformer, needs a transformers of 4.48 or older.
 DEFAULT_PEERS = PEERS
 
 

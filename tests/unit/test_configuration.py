@@ -49,11 +49,11 @@ def faults(capsys: pytest.CaptureFixture[str], *flags: object) -> list[str]:
 def test_flag_beats_variable_beats_file_beats_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = write(tmp_path, {"port": 1, "host": "file", "name": "file"})
+    config = write(tmp_path, {"port": 1, "host": "file", "log_level": "debug"})
     monkeypatch.setenv("APPLIANCE_PORT", "2")
     monkeypatch.setenv("APPLIANCE_HOST", "variable")
     found = show(capsys, "--config", config, "--port", 3)
-    assert (found["port"], found["host"], found["name"]) == (3, "variable", "file")
+    assert (found["port"], found["host"], found["log_level"]) == (3, "variable", "debug")
     assert found["drain_timeout_seconds"] == 30.0
 
 
@@ -198,7 +198,7 @@ NAMES = st.from_regex(r"[a-z][a-z0-9.-]{0,9}(/[a-z0-9.-]{1,9})?", fullmatch=True
 
 
 @given(
-    name=TEXT,
+    host=TEXT,
     port=st.integers(0, 65535),
     wait=st.floats(0, 1e6, allow_nan=False),
     environment=st.dictionaries(st.from_regex(r"[A-J_]{1,8}", fullmatch=True), TEXT, max_size=3),
@@ -216,14 +216,14 @@ NAMES = st.from_regex(r"[a-z][a-z0-9.-]{0,9}(/[a-z0-9.-]{1,9})?", fullmatch=True
     ),
 )
 def test_an_export_imported_again_gives_equal_settings(
-    name: str,
+    host: str,
     port: int,
     wait: float,
     environment: dict[str, str],
     models: list[ModelSettings],
 ) -> None:
     settings = Settings(
-        name=name,
+        host=host,
         port=port,
         model_wait_seconds=wait,
         environment=environment,
