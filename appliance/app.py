@@ -103,7 +103,7 @@ def _known(request: Request[Any, Any, Any], error: Exception) -> ApplianceError:
         if error.status_code == MethodNotAllowed.status:
             return MethodNotAllowed(f"{call} is not served; the path is, for another method.")
         if error.status_code == PayloadTooLarge.status:
-            return PayloadTooLarge("The request's body is larger than allowed.")
+            return PayloadTooLarge("The request's body has more bytes than any model here takes.")
         return InvalidRequest(error.detail)
     logger.error("%s failed", call, exc_info=error)
     return InternalError("The server had an error while processing your request.")

@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
+_NO_SUCH_SETTING = "there is no such setting; `appliance config schema` lists them all"
 _SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSW", "CREDENTIAL", "AUTH", "HEADERS")
 
 
@@ -153,7 +154,7 @@ def _unknown_variables() -> list[str]:
     known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields} | {CONFIG_VARIABLE}
     nested = {f"{ENV_PREFIX}MODELS", f"{ENV_PREFIX}ENVIRONMENT"}
     return [
-        f"{variable}: there is no such setting; `appliance config schema` lists them all"
+        f"{variable}: {_NO_SUCH_SETTING}"
         for variable in sorted(os.environ)
         if variable.startswith(ENV_PREFIX)
         and variable not in known
@@ -184,17 +185,18 @@ def _first_causes(error: ValidationError) -> list[Any]:
 def _tell(fault: Any) -> str:
     path = ".".join(str(part) for part in fault["loc"]) or "settings"
     if fault["type"] == "extra_forbidden":
-        return f"{path}: there is no such setting; `appliance config schema` lists them all"
+        return f"{path}: {_NO_SUCH_SETTING}"
     message = fault["msg"].removeprefix("Value error, ")
-    head = fault["loc"][0] if fault["loc"] else ""
+    head = str(fault["loc"][0]) if fault["loc"] else ""
     value = fault["input"]
-    plain = isinstance(value, (str, int, float, bool)) and not _is_secret(str(head))
+    may_be_secret = head == "environment" or _is_secret(head)
+    plain = isinstance(value, (str, int, float, bool)) and not may_be_secret
     return f"{path}: {message}" + (f" (given: {value!r})" if plain else "")
 
 
 def _is_secret(name: str) -> bool:
     field = Settings.model_fields.get(name)
-    return name == "environment" or (field is not None and SecretStr in _flatten(field.annotation))
+    return field is not None and SecretStr in _flatten(field.annotation)
 
 
 def _flatten(annotation: Any) -> set[Any]:
@@ -207,17 +209,14 @@ def export_settings(settings: Settings) -> dict[str, Any]:
     Secrets are left out, and named under ``secrets_omitted``: an instance that imports the
     object does not start before each is given to it.
     """
-    omitted = [name for name in Settings.model_fields if _holds_secret(settings, name)]
+    secrets = [name for name in Settings.model_fields if _is_secret(name)]
+    omitted = [name for name in secrets if getattr(settings, name)]
     data = settings.model_dump(mode="json", exclude_none=True, exclude=set(omitted))
     data["secrets_omitted"] = omitted
     for key in [key for key in settings.environment if _sounds_secret(key)]:
         del data["environment"][key]
         data["secrets_omitted"].append(f"environment.{key}")
     return data
-
-
-def _holds_secret(settings: Settings, name: str) -> bool:
-    return name != "environment" and _is_secret(name) and bool(getattr(settings, name))
 
 
 def _sounds_secret(variable: str) -> bool:

@@ -27,7 +27,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["EMBEDDED_PREFIX", "ENV_PREFIX", "ModelSettings", "Settings"]
+__all__ = ["EMBEDDED_PREFIX", "ENV_PREFIX", "ModelSettings", "Settings", "TokenIds"]
 
 ENV_PREFIX = "APPLIANCE_"
 EMBEDDED_PREFIX = "embedded:"

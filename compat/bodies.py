@@ -9,7 +9,6 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 from litestar import Request
-from litestar.exceptions import ClientException
 
 from appliance.errors import (
     InvalidRequest,
@@ -39,7 +38,6 @@ async def read_json_body(request: Request[Any, Any, Any], seconds: float) -> byt
     Raises:
         UnsupportedMediaType: It is declared as something else.
         RequestTimeout: It did not arrive in time.
-        PayloadTooLarge: It is larger than the framework allows.
     """
     content_type = request.headers.get("content-type", "application/json")
     if content_type.partition(";")[0].strip().lower() != "application/json":
@@ -51,12 +49,6 @@ async def read_json_body(request: Request[Any, Any, Any], seconds: float) -> byt
             return await request.body()
     except TimeoutError:
         raise RequestTimeout("The request's body did not arrive in time.") from None
-    except ClientException as error:
-        if error.status_code == PayloadTooLarge.status:
-            raise PayloadTooLarge(
-                "The request's body has more bytes than any model here takes."
-            ) from None
-        raise
 
 
 def check_body_size(body: bytes, model: ModelSettings) -> None:

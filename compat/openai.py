@@ -9,7 +9,7 @@ OpenAI's own service answers with, and begin with the words that client librarie
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 import msgspec
 import orjson
@@ -21,7 +21,7 @@ from appliance.context import elapsed_milliseconds
 from appliance.engine.inputs import Inputs
 from appliance.engine.served import ServedModel
 from appliance.engine.service import Engine
-from appliance.engine.types import Embedding, EmbedOptions, Timings
+from appliance.engine.types import Embedding, EmbedOptions, InputType, Timings, TruncationDirection
 from appliance.errors import (
     ApplianceError,
     InvalidRequest,
@@ -31,6 +31,7 @@ from appliance.errors import (
     RequestTooManyTokens,
     UnknownKey,
 )
+from appliance.settings import TokenIds
 from compat.bodies import check_body_size, parse_body, read_json_body
 
 __all__ = ["OpenAIController", "render_error"]
@@ -49,11 +50,11 @@ class EmbeddingRequest(msgspec.Struct, forbid_unknown_fields=True):
     user: str | None = None
     normalize: bool | None = None
     truncate: bool | None = None
-    truncation_direction: Literal["left", "right"] | None = None
-    token_encoding: Literal["cl100k_base", "native", "reject"] | None = None
+    truncation_direction: TruncationDirection | None = None
+    token_encoding: TokenIds | None = None
     prompt: str | None = None
     prompt_name: str | None = None
-    input_type: Literal["query", "document"] | None = None
+    input_type: InputType | None = None
 
 
 class EmbeddingObject(msgspec.Struct):

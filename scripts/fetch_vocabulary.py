@@ -20,7 +20,8 @@ from pathlib import Path
 from appliance.engine.vocabulary import CL100K_FILE
 
 PIP_FLAGS = ("--quiet", "--no-deps", "--disable-pip-version-check")
-CARRIER = "llama-index-core==0.14.25"
+CARRIER = "llama-index-core"  # its version: constraints.txt
+CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
 MEMBER = f"llama_index/core/_static/tiktoken_cache/{CL100K_FILE}"
 SHA256 = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
 
@@ -31,10 +32,9 @@ def fetch(folder: Path) -> None:
     if target.is_file():
         return
     with tempfile.TemporaryDirectory() as temporary:
-        subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--dest", temporary, *PIP_FLAGS, CARRIER],
-            check=True,
-        )
+        command = [sys.executable, "-m", "pip", "download", "--dest", temporary]
+        command += ["--constraint", str(CONSTRAINTS), *PIP_FLAGS, CARRIER]
+        subprocess.run(command, check=True)
         wheel = next(Path(temporary).glob("*.whl"))
         with zipfile.ZipFile(wheel) as archive:
             content = archive.read(MEMBER)

@@ -234,10 +234,9 @@ def _embed(lane: Lane, pieces: Sequence[Piece]) -> None:
         logger.exception("a text of %d tokens failed in %s", pieces[0].length, lane.name)
         _fail(pieces[0].job, InternalError(f"the model failed ({type(error).__name__})"))
         return
-    finite = [bool(np.isfinite(vector).all()) for vector in vectors]
-    for row, piece in enumerate(pieces):
-        if finite[row]:
-            _deliver(piece, vectors[row])
+    for piece, vector in zip(pieces, vectors, strict=True):
+        if np.isfinite(vector).all():
+            _deliver(piece, vector)
         else:
             logger.error("a text of %d tokens gave no finite vector", piece.length)
             _fail(piece.job, InternalError("the model gave a vector with NaN or infinity"))

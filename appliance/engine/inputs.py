@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -103,7 +104,8 @@ def tokenize(
         InvalidRequest: An input cannot be read, or is too long and may not be cut.
     """
     if isinstance(inputs.items[0], str):
-        texts = backend.tokenizer.encode([f"{prompt.text}{text}" for text in inputs.items])
+        given = cast("Sequence[str]", inputs.items)
+        texts = backend.tokenizer.encode([prompt.text + text for text in given])
     else:
         texts = _from_token_ids(inputs, backend, model, options, prompt, vocabulary)
     may_cut = model.truncate if options.truncate is None else options.truncate
@@ -137,7 +139,7 @@ def _from_token_ids(
     vocabulary: TokenVocabulary,
 ) -> list[TokenArray]:
     encoding = options.token_encoding or model.token_ids
-    lists = [[int(token) for token in item] for item in inputs.items]
+    lists = cast("Sequence[Sequence[int]]", inputs.items)
     if encoding == "reject":
         raise InvalidRequest(
             f"{inputs.path(0)} is a list of token ids, and this model takes text only. Send text,"
@@ -156,7 +158,7 @@ def _from_token_ids(
     return backend.tokenizer.encode([prompt.text + text for text in decoded])
 
 
-def _native(ids: list[int], path: str, backend: Backend) -> TokenArray:
+def _native(ids: Sequence[int], path: str, backend: Backend) -> TokenArray:
     size = backend.vocabulary_size
     if wrong := [token for token in ids if not 0 <= token < size]:
         raise InvalidRequest(

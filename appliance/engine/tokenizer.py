@@ -88,14 +88,7 @@ class ModelTokenizer:
     def cut(
         self, ids: TokenArray, limit: int, direction: TruncationDirection, keep_first: int = 0
     ) -> TokenArray:
-        """The ids of the same text cut to ``limit`` tokens, special tokens kept.
-
-        Args:
-            ids: The whole text.
-            limit: Most tokens to keep.
-            direction: The end that goes.
-            keep_first: Tokens at the start that stay, such as a prompt's.
-        """
+        """The ids of the same text cut to ``limit`` tokens; see :meth:`TextTokenizer.cut`."""
         start, end = max(self._prefix, keep_first), len(ids) - self._suffix
         content = ids[start:end]
         room = max(limit - start - self._suffix, 0)

@@ -11,12 +11,15 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from appliance.settings import TokenIds
+
 __all__ = [
     "Backend",
     "Batch",
     "EmbedOptions",
     "Embedding",
     "FloatMatrix",
+    "InputType",
     "Job",
     "TextTokenizer",
     "Timings",
@@ -27,7 +30,7 @@ __all__ = [
 TokenArray = npt.NDArray[np.int64]
 FloatMatrix = npt.NDArray[np.float32]
 TruncationDirection = Literal["left", "right"]
-TokenEncoding = Literal["cl100k_base", "native", "reject"]
+InputType = Literal["query", "document"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class EmbedOptions:
     truncation_direction: TruncationDirection = "right"
     """End of the text that a cut takes away."""
 
-    token_encoding: TokenEncoding | None = None
+    token_encoding: TokenIds | None = None
     """Vocabulary that lists of token ids belong to."""
 
     prompt: str | None = None
@@ -55,7 +58,7 @@ class EmbedOptions:
     prompt_name: str | None = None
     """Name of one of the model's prompts, to put before each text."""
 
-    input_type: Literal["query", "document"] | None = None
+    input_type: InputType | None = None
     """Kind of text; the model's prompt for it, if it has one, goes before each."""
 
 
@@ -92,13 +95,11 @@ class Batch:
     Attributes:
         input_ids: int64, shape ``[tokens]``: all texts' ids one after the other.
         cu_seqlens: int32, shape ``[texts + 1]``: where each text starts; the last is ``tokens``.
-        max_seqlen: Tokens of the longest text.
         unpooled: int32, shape ``[texts]``: first tokens of each text that are read but not pooled.
     """
 
     input_ids: TokenArray
     cu_seqlens: npt.NDArray[np.int32]
-    max_seqlen: int
     unpooled: npt.NDArray[np.int32] | None = None
 
     @classmethod
@@ -113,7 +114,7 @@ class Batch:
             if any(unpooled)
             else None
         )
-        return cls(np.concatenate(texts), cu_seqlens, int(lengths.max()), kept)
+        return cls(np.concatenate(texts), cu_seqlens, kept)
 
     @property
     def lengths(self) -> npt.NDArray[np.int32]:
