@@ -58,6 +58,8 @@ class FakeBackend:
         before_forward: Callable[[Batch], None] | None = None,
     ) -> None:
         self.device_name = "cpu"
+        self.is_half_precision = False
+        self.runs_alone = False
         self.prompts: dict[str, str] = {"query": "find: ", "passage": "fact: "}
         self.default_prompt_name: str | None = None
         self.pools_prompt = True
@@ -69,8 +71,15 @@ class FakeBackend:
         self._before_forward = before_forward
         self._lock = threading.Lock()
 
+    def forward_in_float32(self, batch: Batch) -> FloatMatrix:
+        raise AssertionError("it computes in float32 as it is")
+
     def warm_up(self, batch_tokens: int) -> None:
         """Nothing to warm."""
+
+    def launch(self, batch: Batch) -> Callable[[], FloatMatrix]:
+        vectors = self.forward(batch)
+        return lambda: vectors
 
     def forward(self, batch: Batch) -> FloatMatrix:
         with self._lock:
@@ -87,6 +96,6 @@ def fake_vector(ids: TokenArray, dimension: int = 8) -> np.ndarray:
     return generator.normal(size=dimension).astype(np.float32) * 3
 
 
-def load_fake(_settings: Settings, _model: ModelSettings) -> FakeBackend:
+def load_fake(_settings: Settings, _model: ModelSettings) -> list[FakeBackend]:
     """A loader for ``create_app``."""
-    return FakeBackend()
+    return [FakeBackend()]

@@ -3,30 +3,29 @@
 
 A device pulls its work: whenever a worker is free it takes the next batch under the device's lock,
 so that batches form while the device is busy and a text that arrives alone leaves at once. An
-accelerator has one worker. A CPU has several, each with its share of the cores: small batches stay
-in a core's caches, and a worker that loses its core to another process holds up no other.
+accelerator has one worker, which queues a batch's kernels while those of the batch before still
+run. A CPU has several, each with its share of the cores: small batches stay in a core's caches, and
+a worker that loses its core to another process holds up no other.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
+from appliance.engine.batcher import BatchBudget, FairQueue, Piece
+from appliance.engine.cores import share_cores
+from appliance.engine.execution import Executor, Place, fail
+from appliance.engine.types import Backend, Job
+from appliance.errors import ModelUnavailable
 
-from appliance.engine.batcher import FairQueue, Piece
-from appliance.engine.types import Backend, Batch, Job
-from appliance.errors import InternalError, ModelUnavailable
-
-__all__ = ["Device", "Lane", "available_cores"]
+__all__ = ["Device", "Lane"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,45 +33,77 @@ CPU_BATCH_TOKENS = 768
 """Tokens of a batch that a core's caches still hold. Measured with all-MiniLM-L6-v2 on two cores:
 512 to 1024 are within 3 % of each other, 256 and 384 some 5 % slower."""
 
-MAX_CPU_WORKERS = 8
-MIN_SHARE_TOKENS = 64
+MIN_CPU_SHARE = 64
+MIN_ACCELERATOR_SHARE = 2048
 """Fewer tokens than this are not worth splitting between idle workers."""
 
+Finish = Callable[[], None]
 
-@dataclass(slots=True, eq=False)
+
 class Lane:
-    """One model's place on a device: its backend, and the texts that wait for it."""
+    """One model: the texts that wait for it, and its copies on the devices that serve them.
 
-    name: str
-    device: Device
-    backend: Backend
-    max_batch_tokens: int
-    max_batch_requests: int | None
-    queue: FairQueue = field(init=False)
-    tokens_done: int = 0
-    seconds_busy: float = 0.0
+    Args:
+        name: The model's name.
+        backends: Its copies, by device; all devices share one lock.
+        max_batch_tokens: Most tokens of a batch.
+        max_batch_requests: Most texts of a batch.
+    """
 
-    def __post_init__(self) -> None:
-        self.queue = FairQueue(quantum=self.max_batch_tokens)
+    def __init__(
+        self,
+        name: str,
+        backends: Mapping[Device, Backend],
+        max_batch_tokens: int,
+        max_batch_requests: int | None = None,
+    ) -> None:
+        self.name = name
+        self.max_batch_requests = max_batch_requests
+        self.places = {
+            device: Place(
+                Executor(name, backend, BatchBudget(device.batch_tokens(backend, max_batch_tokens)))
+            )
+            for device, backend in backends.items()
+        }
+        executors = [place.executor for place in self.places.values()]
+        self.backend = executors[0].backend
+        """The first copy, for what all have in common."""
+        self.queue = FairQueue(quantum=max(executor.budget.tokens for executor in executors))
+        self.tokens_done = 0
+        self.seconds_busy = 0.0
+        """Time in which at least one batch was worked on, summed over the devices."""
+
+    def submit(self, job: Job) -> None:
+        """Let a job wait. It must have at least one text."""
+        device = next(iter(self.places))
+        device.submit(self, job)
+
+    def cancel(self, job: Job) -> None:
+        """Take back what of a job still waits. Its batch in flight, if any, is let run out."""
+        device = next(iter(self.places))
+        device.cancel(self, job)
+
+    @property
+    def idle_workers(self) -> int:
+        """Workers that wait for work, on all of its devices."""
+        return sum(device.idle for device in self.places)
 
     @property
     def seconds_to_drain(self) -> float:
         """Time that the waiting texts will take, at the pace so far; 1 before the first batch."""
         if not self.tokens_done:
             return 1.0
-        return self.queue.tokens * self.seconds_busy / self.tokens_done / self.device.workers
+        return self.queue.tokens * self.seconds_busy / self.tokens_done / len(self.places)
 
 
-def available_cores() -> int:
-    """Cores that this process may use, a container's CPU quota counted."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = cores or 1
-    try:  # cgroup v2: "max 100000" or "150000 100000"
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        cores = min(cores, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):
-        pass
-    return cores
+@dataclass(slots=True)
+class Taken:
+    """A batch that a worker has taken."""
+
+    lane: Lane
+    place: Place
+    pieces: list[Piece]
+    started: float = field(default_factory=time.perf_counter)
 
 
 class Device:
@@ -81,23 +112,26 @@ class Device:
     Args:
         name: ``cpu``, or an accelerator's name such as ``cuda:0``.
         cpu_workers: Batches at once on a CPU. Unset: one for each core,
-            :data:`MAX_CPU_WORKERS` at most.
+            :data:`~appliance.engine.cores.MAX_CPU_WORKERS` at most.
+        lock: Shared by devices that serve copies of one model.
 
     Attributes:
         workers: Batches at once.
-        max_batch_tokens: Tokens of a batch beyond which it gets slower, if there is such a size.
+        idle: Workers that wait for work.
     """
 
-    def __init__(self, name: str = "cpu", cpu_workers: int | None = None) -> None:
-        cores = available_cores()
-        on_cpu = name == "cpu"
-        self.workers = (cpu_workers or min(cores, MAX_CPU_WORKERS)) if on_cpu else 1
-        self.max_batch_tokens = CPU_BATCH_TOKENS if on_cpu else None
-        self._threads_per_worker = max(1, cores // self.workers)
+    def __init__(
+        self,
+        name: str = "cpu",
+        cpu_workers: int | None = None,
+        lock: threading.Lock | None = None,
+    ) -> None:
+        self._on_cpu = name == "cpu"
+        self.workers, self._threads_per_worker = share_cores(cpu_workers if self._on_cpu else 1)
+        self.idle = 0
         self._lanes: deque[Lane] = deque()
         self._tasks: deque[Callable[[], None]] = deque()
-        self._changed = threading.Condition()
-        self._idle = 0
+        self._changed = threading.Condition(lock)
         self._stopping = False
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-worker-{number}", daemon=True)
@@ -118,12 +152,17 @@ class Device:
             thread.join()
         for lane in self._lanes:
             for job in {piece.job: None for piece in lane.queue.take(lane.queue.tokens + 1)}:
-                _fail(job, _stopping())
+                fail(job, _stopping())
 
     @property
     def alive(self) -> bool:
         """Whether every worker runs."""
         return all(thread.is_alive() for thread in self._threads)
+
+    def batch_tokens(self, backend: Backend, most: int) -> int:
+        """Tokens of a model's batches: the most that is set, and no more than is fast."""
+        # A model that brings its weights along for each batch wants large ones.
+        return min(most, CPU_BATCH_TOKENS) if self._on_cpu and not backend.runs_alone else most
 
     def add(self, lane: Lane) -> None:
         """Make room for a model."""
@@ -135,9 +174,9 @@ class Device:
         with self._changed:
             if not self._stopping:
                 lane.queue.add(job)
-                self._changed.notify()
+                self._wake(lane)
                 return
-        _fail(job, _stopping())
+        fail(job, _stopping())
 
     def cancel(self, lane: Lane, job: Job) -> None:
         """Take back what of a job still waits. Its batch in flight, if any, is let run out."""
@@ -165,113 +204,86 @@ class Device:
         import torch
 
         torch.set_num_threads(self._threads_per_worker)
-        while (task := self._next()) is not None:
+        pending: Finish | None = None
+        while (work := self._next(wait=pending is None)) is not None or pending is not None:
+            finish: Finish | None = None
             try:
-                task()
+                finish = self._launch(work) if isinstance(work, Taken) else work and work()
+                if finish is not None and self._on_cpu:
+                    finish()  # it is there already
+                    finish = None
+                if pending is not None:
+                    pending()
             except Exception:  # a worker outlives whatever a batch does
                 logger.exception("a fault of the device's own")
+            pending = finish
 
-    def _next(self) -> Callable[[], None] | None:
+    def _next(self, *, wait: bool) -> Taken | Callable[[], None] | None:
+        """What to do next; ``None`` to stop, or where nothing is there and nobody should wait."""
         with self._changed:
-            self._idle += 1
+            self.idle += 1
             try:
                 while not self._stopping:
-                    if self._tasks:
+                    if wait and self._tasks:  # a task finds no batch under way on this worker
                         return self._tasks.popleft()
                     if (batch := self._next_batch()) is not None:
                         return batch
+                    if not wait:
+                        return None
                     self._changed.wait()
             finally:
-                self._idle -= 1
+                self.idle -= 1
         return None
 
-    def _next_batch(self) -> Callable[[], None] | None:
+    def _next_batch(self) -> Taken | None:
         for _ in range(len(self._lanes)):
             lane = self._lanes[0]
             self._lanes.rotate(-1)  # models take turns
-            if len(lane.queue):
-                pieces = lane.queue.take(self._budget(lane), lane.max_batch_requests)
-                if self._idle > 1 and any(len(other.queue) for other in self._lanes):
-                    self._changed.notify()
-                return lambda: _run(lane, pieces)
+            place = lane.places[self]
+            if len(lane.queue) and place.is_open:
+                pieces = lane.queue.take(self._budget(lane, place), lane.max_batch_requests)
+                place.running += 1
+                for other in self._lanes:
+                    if len(other.queue):
+                        self._wake(other)
+                return Taken(lane, place, pieces)
         return None
 
-    def _budget(self, lane: Lane) -> int:
+    def _budget(self, lane: Lane, place: Place) -> int:
         """Tokens of the next batch: what waits is shared out among the idle workers."""
-        share = -(-lane.queue.tokens // self._idle)
-        return min(max(share, MIN_SHARE_TOKENS), lane.max_batch_tokens)
+        most = place.executor.budget.tokens
+        if place.executor.backend.runs_alone:
+            return most
+        share = -(-lane.queue.tokens // max(1, lane.idle_workers))
+        return min(max(share, MIN_CPU_SHARE if self._on_cpu else MIN_ACCELERATOR_SHARE), most)
 
+    @staticmethod
+    def _wake(lane: Lane) -> None:
+        """Wake one worker on each of a lane's devices, if one waits. Called with the lock held."""
+        for device in lane.places:
+            device._changed.notify()
 
-def _run(lane: Lane, pieces: list[Piece]) -> None:
-    """Embed texts and hand the vectors to their jobs. Raises nothing."""
-    pieces = [piece for piece in pieces if not piece.job.cancelled and piece.job.error is None]
-    if not pieces:
-        return
-    pieces.sort(key=lambda piece: piece.length)
-    started = time.perf_counter()
-    for piece in pieces:
-        if piece.job.started is None:
-            piece.job.started = started
-    _embed(lane, pieces)
-    lane.tokens_done += sum(piece.length for piece in pieces)
-    lane.seconds_busy += time.perf_counter() - started
+    def _launch(self, taken: Taken) -> Finish:
+        finish = taken.place.executor.launch(taken.pieces)
 
+        def finish_and_count() -> None:
+            try:
+                if finish is not None:
+                    finish()
+            finally:
+                self._count(taken)
 
-def _embed(lane: Lane, pieces: Sequence[Piece]) -> None:
-    try:
-        vectors = lane.backend.forward(
-            Batch.pack(
-                [piece.job.texts[piece.index] for piece in pieces],
-                [piece.job.unpooled for piece in pieces],
-            )
-        )
-    except Exception as error:
-        if len(pieces) > 1:  # one bad text fails alone, and half a batch needs half the memory
-            middle = len(pieces) // 2
-            _embed(lane, pieces[:middle])
-            _embed(lane, pieces[middle:])
-            return
-        logger.exception("a text of %d tokens failed in %s", pieces[0].length, lane.name)
-        _fail(pieces[0].job, InternalError(f"the model failed ({type(error).__name__})"))
-        return
-    for piece, vector in zip(pieces, vectors, strict=True):
-        if np.isfinite(vector).all():
-            _deliver(piece, vector)
-        else:
-            logger.error("a text of %d tokens gave no finite vector", piece.length)
-            _fail(piece.job, InternalError("the model gave a vector with NaN or infinity"))
+        return finish_and_count
 
-
-# Workers may finish parts of one job at the same time.
-_delivery = threading.Lock()
-
-
-def _deliver(piece: Piece, vector: np.typing.NDArray[np.float32]) -> None:
-    job = piece.job
-    with _delivery:
-        if job.vectors is None:
-            job.vectors = np.empty((len(job.texts), len(vector)), dtype=np.float32)
-        job.vectors[piece.index] = vector
-        job.remaining -= 1
-        complete = job.remaining == 0 and job.error is None
-    if complete:
-        _finish(job)
-
-
-def _fail(job: Job, error: BaseException) -> None:
-    with _delivery:
-        first = job.error is None
-        job.error = job.error or error
-    if first:
-        _finish(job)
-
-
-def _finish(job: Job) -> None:
-    job.finished = time.perf_counter()
-    try:
-        job.done(job)
-    except Exception:  # whoever waits for this job; others wait for the rest of the batch
-        logger.exception("an answer could not be handed over")
+    def _count(self, taken: Taken) -> None:
+        now = time.perf_counter()
+        lane, place = taken.lane, taken.place
+        with self._changed:
+            place.running -= 1
+            lane.tokens_done += sum(piece.length for piece in taken.pieces)
+            # Batches overlap: on a CPU beside each other, on a GPU one queued behind another.
+            lane.seconds_busy += now - max(taken.started, place.last_finished)
+            place.last_finished = now
 
 
 def _stopping() -> ModelUnavailable:

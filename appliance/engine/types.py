@@ -16,19 +16,24 @@ from appliance.settings import TokenIds
 __all__ = [
     "Backend",
     "Batch",
+    "DeviceOutOfMemory",
     "EmbedOptions",
     "Embedding",
     "FloatMatrix",
     "InputType",
     "Job",
+    "OutputDtype",
     "TextTokenizer",
     "Timings",
     "TokenArray",
     "TruncationDirection",
+    "Vectors",
 ]
 
 TokenArray = npt.NDArray[np.int64]
 FloatMatrix = npt.NDArray[np.float32]
+Vectors = FloatMatrix | npt.NDArray[np.int8] | npt.NDArray[np.uint8]
+OutputDtype = Literal["float", "int8", "uint8", "binary", "ubinary"]
 TruncationDirection = Literal["left", "right"]
 InputType = Literal["query", "document"]
 
@@ -43,11 +48,18 @@ class EmbedOptions:
     normalize: bool | None = None
     """Scale each vector to unit length."""
 
+    output_dtype: OutputDtype = "float"
+    """What the values of a vector become, after cut and scaling; see
+    :mod:`appliance.engine.vectors`."""
+
     truncate: bool | None = None
     """Cut texts that are too long, rather than refuse them."""
 
     truncation_direction: TruncationDirection = "right"
     """End of the text that a cut takes away."""
+
+    on_truncate: Callable[[int], None] | None = None
+    """Called for each text that is cut, with its position; on a tokenizer's thread."""
 
     token_encoding: TokenIds | None = None
     """Vocabulary that lists of token ids belong to."""
@@ -78,12 +90,14 @@ class Embedding:
     """The answer to one request.
 
     Attributes:
-        vectors: float32, shape ``[inputs, dimensions]``, C-contiguous, in the order asked.
+        vectors: Shape ``[inputs, dimensions]``, C-contiguous, in the order asked; float32, int8 or
+            uint8 by ``output_dtype``. Of ``binary`` and ``ubinary`` a row has eight dimensions a
+            byte.
         tokens: Tokens that the model saw, special tokens included.
         timings: Where the time went.
     """
 
-    vectors: FloatMatrix
+    vectors: Vectors
     tokens: int
     timings: Timings
 
@@ -123,6 +137,10 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.cu_seqlens) - 1
+
+
+class DeviceOutOfMemory(Exception):
+    """A batch needs more of a device's memory than there is."""
 
 
 class TextTokenizer(Protocol):
@@ -185,11 +203,30 @@ class Backend(Protocol):
     def warm_up(self, batch_tokens: int) -> None:
         """Get ready for batches of a size and run the first one. Called once, before any other."""
 
-    def forward(self, batch: Batch) -> FloatMatrix:
-        """Embed a batch.
+    @property
+    def is_half_precision(self) -> bool:
+        """Whether its numbers may overflow where float32's would not."""
+
+    @property
+    def runs_alone(self) -> bool:
+        """Whether it takes one batch at a time, whatever the device's number of workers."""
+
+    def launch(self, batch: Batch) -> Callable[[], FloatMatrix]:
+        """Begin to embed a batch.
 
         Returns:
-            float32, shape ``[texts, dimension]``: the chain's own output.
+            A function that waits for the vectors: float32, shape ``[texts, dimension]``, the
+            chain's own output.
+
+        Raises:
+            DeviceOutOfMemory: It needs more memory than there is.
+        """
+
+    def forward_in_float32(self, batch: Batch) -> FloatMatrix:
+        """Embed a batch once more, with room for larger numbers.
+
+        Raises:
+            DeviceOutOfMemory: It needs more memory than there is.
         """
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.engine.batcher import FairQueue, Piece, length_buckets
+from appliance.engine.batcher import BatchBudget, FairQueue, Piece, length_buckets
 from appliance.engine.types import Job
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=12)
@@ -270,3 +270,44 @@ def test_a_bucket_begins_with_its_longest_text(lengths: list[int], max_tokens: i
 
 def test_texts_of_one_length_share_a_bucket_up_to_its_budget() -> None:
     assert list(length_buckets([10] * 5, 30)) == [[0, 1, 2], [3, 4]]
+
+
+def test_a_budget_halves_what_did_not_fit_and_comes_back() -> None:
+    budget = BatchBudget(1000)
+    budget.shrink(1000)
+    budget.shrink(500)
+    assert budget.tokens == 250
+    passed = 0
+    while budget.tokens < 1000:
+        budget.passed(budget.tokens)
+        passed += 1
+    assert passed == 2 * 4 * BatchBudget.FIRST_PATIENCE
+    budget.passed(1000)
+    assert budget.tokens == 1000
+
+
+def test_a_budget_learns_nothing_from_small_batches() -> None:
+    budget = BatchBudget(1000)
+    budget.shrink(1000)
+    for _ in range(2 * BatchBudget.MOST_PATIENCE):
+        budget.passed(249)
+    assert budget.tokens == 500
+
+
+def test_a_size_that_never_fits_is_tried_ever_more_rarely() -> None:
+    budget, tries = BatchBudget(1000), []
+    for step in range(10_000):
+        if budget.tokens > 600:
+            tries.append(step)
+            budget.shrink(budget.tokens)
+        budget.passed(budget.tokens)
+    gaps = [later - earlier for earlier, later in pairwise(tries)]
+    assert gaps == sorted(gaps)
+    assert gaps[-1] == BatchBudget.MOST_PATIENCE
+
+
+def test_a_budget_is_never_nothing() -> None:
+    budget = BatchBudget(2)
+    for _ in range(5):
+        budget.shrink(1)
+    assert budget.tokens == 1

@@ -2,121 +2,32 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from appliance.engine.device import Device, Lane, available_cores
-from appliance.engine.types import Batch, FloatMatrix, Job
+from appliance.engine.cores import available_cores
+from appliance.engine.device import Device, Lane
+from appliance.engine.types import Batch, FloatMatrix
 from appliance.errors import InternalError, ModelUnavailable
-from tests.fakes import FakeBackend, fake_vector
-
-POISON = 666
-PATIENCE = 10
-"""Seconds after which something that should have happened never will."""
-
-
-class Ticket:
-    """A job, and what came of it.
-
-    Args:
-        lengths: Tokens of each text.
-        token: The id that all its texts are made of.
-        fails_at_done: Whether the one who waits for the job breaks when told.
-    """
-
-    def __init__(self, *lengths: int, token: int = 5, fails_at_done: bool = False) -> None:
-        self.times_done = 0
-        self._fails_at_done = fails_at_done
-        self._done = threading.Event()
-        self.job = Job([np.full(n, token, dtype=np.int64) for n in lengths], self._told)
-
-    def _told(self, job: Job) -> None:
-        self.times_done += 1
-        self._done.set()
-        if self._fails_at_done:
-            raise RuntimeError("nobody is there any more")
-
-    def wait(self) -> Job:
-        assert self._done.wait(PATIENCE), "the job was never answered"
-        return self.job
-
-    def assert_right(self) -> None:
-        job = self.wait()
-        assert job.error is None
-        assert job.vectors is not None
-        np.testing.assert_array_equal(job.vectors, [fake_vector(text) for text in job.texts])
-
-
-class Gate:
-    """Holds a backend in the middle of its first batch, while the test lets work pile up."""
-
-    def __init__(self, then: Callable[[Batch], None] = lambda _: None) -> None:
-        self.held = threading.Event()
-        self.opened = threading.Event()
-        self._then = then
-
-    def __call__(self, batch: Batch) -> None:
-        self.held.set()
-        assert self.opened.wait(PATIENCE)
-        self._then(batch)
-
-
-@contextmanager
-def running(workers: int = 1) -> Iterator[Device]:
-    device = Device(cpu_workers=workers)
-    device.start()
-    try:
-        yield device
-    finally:
-        device.stop()
-
-
-def lane(device: Device, backend: FakeBackend, *, tokens: int = 1000, texts: Any = None) -> Lane:
-    added = Lane("fake", device, backend, tokens, texts)
-    device.add(added)
-    return added
-
-
-@contextmanager
-def piling_up(
-    backend: Callable[..., FakeBackend] = FakeBackend,
-    then: Callable[[Batch], None] = lambda _: None,
-    **limits: Any,
-) -> Iterator[tuple[Device, Lane, Gate]]:
-    """A device whose one worker is held, so that what is submitted now forms the next batch."""
-    gate = Gate(then)
-    with running() as device:
-        held = lane(device, backend(before_forward=gate), **limits)
-        first = Ticket(1)
-        device.submit(held, first.job)
-        assert gate.held.wait(PATIENCE)
-        try:
-            yield device, held, gate
-        finally:
-            gate.opened.set()
-
-
-def refuse_poison(batch: Batch) -> None:
-    if POISON in batch.input_ids:
-        raise ValueError("a bad text")
+from tests.fakes import FakeBackend
+from tests.unit.tickets import (
+    PATIENCE,
+    POISON,
+    Gate,
+    Ticket,
+    lane,
+    piling_up,
+    refuse_poison,
+    running,
+    until,
+)
 
 
 def batches_after_the_first(held: Lane) -> list[list[int]]:
     assert isinstance(held.backend, FakeBackend)
     return held.backend.batches[1:]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -129,17 +40,17 @@ def test_each_text_gets_its_own_vector(workers: int) -> None:
     with running(workers) as device:
         served = lane(device, FakeBackend(), tokens=300)
         for ticket in tickets:
-            device.submit(served, ticket.job)
+            served.submit(ticket.job)
         for ticket in tickets:
             ticket.assert_right()
     assert [ticket.times_done for ticket in tickets] == [1] * len(tickets)
 
 
 def test_texts_of_different_requests_share_a_batch_in_order_of_length() -> None:
-    with piling_up() as (device, held, gate):
+    with piling_up() as (_device, held, gate):
         tickets = [Ticket(30), Ticket(10, 20), Ticket(5)]
         for ticket in tickets:
-            device.submit(held, ticket.job)
+            held.submit(ticket.job)
         gate.opened.set()
         for ticket in tickets:
             ticket.assert_right()
@@ -150,19 +61,19 @@ def test_texts_of_different_requests_share_a_batch_in_order_of_length() -> None:
     ("limits", "batches"), [({"tokens": 20}, [[10, 10], [10]]), ({"texts": 1}, [[10], [10], [10]])]
 )
 def test_a_batch_keeps_the_models_limits(limits: dict[str, int], batches: list[list[int]]) -> None:
-    with piling_up(**limits) as (device, held, gate):
+    with piling_up(**limits) as (_device, held, gate):
         ticket = Ticket(10, 10, 10)
-        device.submit(held, ticket.job)
+        held.submit(ticket.job)
         gate.opened.set()
         ticket.assert_right()
         assert batches_after_the_first(held) == batches
 
 
 def test_a_bad_text_fails_its_own_request_only() -> None:
-    with piling_up(then=refuse_poison) as (device, held, gate):
+    with piling_up(then=refuse_poison) as (_device, held, gate):
         good, bad = [Ticket(n, n + 1) for n in range(1, 6)], Ticket(3, 4, token=POISON)
         for ticket in (*good[:3], bad, *good[3:]):
-            device.submit(held, ticket.job)
+            held.submit(ticket.job)
         gate.opened.set()
         for ticket in good:
             ticket.assert_right()
@@ -171,10 +82,10 @@ def test_a_bad_text_fails_its_own_request_only() -> None:
 
 
 def test_what_is_left_of_a_failed_request_is_not_computed() -> None:
-    with piling_up(tokens=10, then=refuse_poison) as (device, held, gate):
+    with piling_up(tokens=10, then=refuse_poison) as (_device, held, gate):
         bad, good = Ticket(*[10] * 50, token=POISON), Ticket(9)
-        device.submit(held, bad.job)
-        device.submit(held, good.job)
+        held.submit(bad.job)
+        held.submit(good.job)
         gate.opened.set()
         good.assert_right()
         until(lambda: not held.queue.tokens)
@@ -182,9 +93,9 @@ def test_what_is_left_of_a_failed_request_is_not_computed() -> None:
 
 
 def test_a_fault_is_told_without_its_details() -> None:
-    with piling_up(then=refuse_poison) as (device, held, gate):
+    with piling_up(then=refuse_poison) as (_device, held, gate):
         bad = Ticket(3, token=POISON)
-        device.submit(held, bad.job)
+        held.submit(bad.job)
         gate.opened.set()
         assert "bad text" not in str(bad.wait().error)
 
@@ -194,9 +105,9 @@ def test_a_batch_too_large_for_the_memory_is_halved_until_it_fits() -> None:
         if len(batch) > 2:
             raise MemoryError
 
-    with piling_up(then=out_of_memory) as (device, held, gate):
+    with piling_up(then=out_of_memory) as (_device, held, gate):
         ticket = Ticket(*range(1, 10))
-        device.submit(held, ticket.job)
+        held.submit(ticket.job)
         gate.opened.set()
         ticket.assert_right()
 
@@ -211,21 +122,21 @@ class NotFinite(FakeBackend):
 
 
 def test_a_vector_that_is_not_finite_fails_its_own_request_only() -> None:
-    with piling_up(NotFinite) as (device, held, gate):
+    with piling_up(NotFinite) as (_device, held, gate):
         good, bad = Ticket(1, 2, 3), Ticket(2, token=POISON)
-        device.submit(held, good.job)
-        device.submit(held, bad.job)
+        held.submit(good.job)
+        held.submit(bad.job)
         gate.opened.set()
         good.assert_right()
         assert isinstance(bad.wait().error, InternalError)
 
 
 def test_a_cancelled_request_is_not_computed() -> None:
-    with piling_up() as (device, held, gate):
+    with piling_up() as (_device, held, gate):
         dropped, kept = Ticket(7, 8), Ticket(9)
-        device.submit(held, dropped.job)
-        device.submit(held, kept.job)
-        device.cancel(held, dropped.job)
+        held.submit(dropped.job)
+        held.submit(kept.job)
+        held.cancel(dropped.job)
         assert held.queue.tokens == 9
         gate.opened.set()
         kept.assert_right()
@@ -238,10 +149,10 @@ def test_what_is_left_of_a_cancelled_request_is_not_computed() -> None:
         gate = Gate()
         held = lane(device, FakeBackend(before_forward=gate), tokens=10)
         dropped, kept = Ticket(*[10] * 50), Ticket(9)
-        device.submit(held, dropped.job)
+        held.submit(dropped.job)
         assert gate.held.wait(PATIENCE)
-        device.cancel(held, dropped.job)
-        device.submit(held, kept.job)
+        held.cancel(dropped.job)
+        held.submit(kept.job)
         gate.opened.set()
         kept.assert_right()
         assert batches_after_the_first(held) == [[9]]
@@ -252,8 +163,8 @@ def test_models_take_turns() -> None:
     with piling_up(tokens=10, then=lambda _: served.append("long")) as (device, held, gate):
         other = lane(device, FakeBackend(before_forward=lambda _: served.append("short")))
         long, short = Ticket(*[10] * 200), Ticket(1)
-        device.submit(held, long.job)
-        device.submit(other, short.job)
+        held.submit(long.job)
+        other.submit(short.job)
         gate.opened.set()
         short.assert_right()
         assert served.index("short") <= 2
@@ -264,7 +175,7 @@ def test_a_task_comes_before_batches_that_wait() -> None:
     order: list[str] = []
     with piling_up(then=lambda _: order.append("batch")) as (device, held, gate):
         ticket = Ticket(1)
-        device.submit(held, ticket.job)
+        held.submit(ticket.job)
         task = device.run(lambda: order.append("task"))
         gate.opened.set()
         task.result(PATIENCE)
@@ -284,18 +195,18 @@ def test_a_worker_outlives_a_fault_of_the_one_who_waits() -> None:
     with running() as device:
         served = lane(device, FakeBackend())
         broken, after = Ticket(1, fails_at_done=True), Ticket(2)
-        device.submit(served, broken.job)
+        served.submit(broken.job)
         broken.wait()
-        device.submit(served, after.job)
+        served.submit(after.job)
         after.assert_right()
         assert device.alive
 
 
 def test_a_fault_of_the_one_who_waits_does_not_touch_others_in_the_batch() -> None:
-    with piling_up() as (device, held, gate):
+    with piling_up() as (_device, held, gate):
         broken, others = Ticket(1, fails_at_done=True), [Ticket(2), Ticket(3)]
         for ticket in (broken, *others):
-            device.submit(held, ticket.job)
+            held.submit(ticket.job)
         gate.opened.set()
         for ticket in others:
             ticket.assert_right()
@@ -307,10 +218,10 @@ def test_a_stop_lets_the_batch_in_flight_finish_and_fails_what_waits() -> None:
     device.start()
     held = lane(device, FakeBackend(before_forward=gate))
     in_flight, waiting = Ticket(1), [Ticket(2, 3), Ticket(4)]
-    device.submit(held, in_flight.job)
+    held.submit(in_flight.job)
     assert gate.held.wait(PATIENCE)
     for ticket in waiting:
-        device.submit(held, ticket.job)
+        held.submit(ticket.job)
     stopping = threading.Thread(target=device.stop)
     stopping.start()
     until(lambda: device._stopping)
@@ -327,7 +238,7 @@ def test_a_request_that_comes_after_the_stop_fails() -> None:
     with running() as device:
         served = lane(device, FakeBackend())
     late = Ticket(1)
-    device.submit(served, late.job)
+    served.submit(late.job)
     until(lambda: late.times_done > 0)
     assert isinstance(late.job.error, ModelUnavailable)
 
@@ -340,24 +251,24 @@ def test_idle_workers_share_what_is_worth_sharing(
 ) -> None:
     with running(2) as device:
         served = lane(device, backend := FakeBackend())
-        until(lambda: device._idle == 2)
+        until(lambda: device.idle == 2)
         ticket = Ticket(*lengths)
-        device.submit(served, ticket.job)
+        served.submit(ticket.job)
         ticket.assert_right()
     assert backend.batches == batches
 
 
 def test_the_time_to_drain_follows_from_the_pace_so_far() -> None:
-    idle = Lane("fake", Device(cpu_workers=2), FakeBackend(), 100, None)
+    idle = Lane("fake", {Device(cpu_workers=2): FakeBackend()}, 100)
     assert idle.seconds_to_drain == 1.0
     idle.queue.add(Ticket(300).job)
     idle.tokens_done, idle.seconds_busy = 50, 2.0
-    assert idle.seconds_to_drain == 6.0
+    assert idle.seconds_to_drain == 12.0
 
 
 def test_an_accelerator_has_one_worker_and_sets_no_batch_size() -> None:
     device = Device("cuda:0", cpu_workers=4)
-    assert (device.workers, device.max_batch_tokens) == (1, None)
+    assert (device.workers, device.batch_tokens(FakeBackend(), 5000)) == (1, 5000)
 
 
 @pytest.mark.parametrize(
@@ -370,3 +281,15 @@ def test_a_containers_quota_bounds_the_cores(
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
     monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"{quota}\n")
     assert available_cores() == cores
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "threads"),
+    [(1, 1, 1), (2, 2, 1), (8, 8, 1), (9, 4, 2), (12, 6, 2), (16, 8, 2), (24, 8, 3), (64, 8, 8)],
+)
+def test_the_cores_are_shared_out_among_the_workers(
+    cores: int, workers: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.engine.cores.available_cores", lambda: cores)
+    device = Device()
+    assert (device.workers, device._threads_per_worker) == (workers, threads)
