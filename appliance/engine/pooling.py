@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From token vectors to one vector a text.
 
-The formulas are those of sentence-transformers' ``Pooling`` and ``Dense`` modules, over packed
-texts: sums are taken in float32 whatever the model's dtype.
+The formulas are those of sentence-transformers' ``Pooling`` module, over packed texts: sums are
+taken in float32 whatever the model's dtype.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
-from appliance.engine.registry import DenseSpec
-from appliance.errors import ModelUnavailable
+from appliance.engine.types import Batch
 
-__all__ = ["load_dense", "pool_segments"]
+__all__ = ["SegmentPooling", "pool_segments"]
 
 
 def pool_segments(
@@ -37,11 +35,13 @@ def pool_segments(
     Returns:
         float32, shape ``[texts, hidden * len(modes)]``.
     """
-    positions = torch.arange(1, len(hidden) + 1, device=hidden.device)
-    positions -= cu_seqlens[:-1].repeat_interleave(cu_seqlens.diff())
+    # Sizes are given where torch would otherwise wait for the device to tell them.
+    tokens = len(hidden)
+    positions = torch.arange(1, tokens + 1, device=hidden.device)
+    positions -= cu_seqlens[:-1].repeat_interleave(cu_seqlens.diff(), output_size=tokens)
     if unpooled is not None:
         unpooled = unpooled.to(cu_seqlens)
-        kept = positions > unpooled.repeat_interleave(cu_seqlens.diff())
+        kept = positions > unpooled.repeat_interleave(cu_seqlens.diff(), output_size=tokens)
         hidden, positions = hidden[kept], positions[kept]
         cu_seqlens = torch.cat((cu_seqlens[:1], (cu_seqlens.diff() - unpooled).cumsum(0)))
     starts, ends = cu_seqlens[:-1], cu_seqlens[1:]
@@ -71,24 +71,14 @@ def _segment_reduce(values: torch.Tensor, how: str, lengths: torch.Tensor) -> to
     return torch.segment_reduce(values.float(), how, lengths=lengths, unsafe=True)
 
 
-def load_dense(spec: DenseSpec) -> nn.Sequential:
-    """Build a Dense module and read its weights.
+class SegmentPooling(nn.Module):
+    """Reduces each text of a batch to one vector; see :func:`pool_segments`."""
 
-    Raises:
-        ModelUnavailable: The activation is not one of ``torch.nn``'s, or the weights are missing
-            or of another shape.
-    """
-    name = spec.activation.rpartition(".")[2]
-    activation = getattr(nn, name, None)
-    if not spec.activation.startswith("torch.nn.") or activation is None:
-        raise ModelUnavailable(f"its Dense module asks for the activation {spec.activation!r}")
-    linear = nn.Linear(spec.in_features, spec.out_features, bias=spec.bias)
-    path = spec.folder / "model.safetensors"
-    if not path.is_file():
-        raise ModelUnavailable(f"{spec.folder.name}/model.safetensors is missing")
-    weights = {key.removeprefix("linear."): value for key, value in load_file(path).items()}
-    try:
-        linear.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ModelUnavailable(f"{spec.folder.name}: {error}") from error
-    return nn.Sequential(linear, activation())
+    def __init__(self, modes: Sequence[str]) -> None:
+        super().__init__()
+        self._modes = modes
+
+    def forward(self, hidden: torch.Tensor, cu_seqlens: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Pool each text but for what the batch leaves out."""
+        unpooled = None if batch.unpooled is None else torch.from_numpy(batch.unpooled)
+        return pool_segments(hidden, cu_seqlens, self._modes, unpooled)

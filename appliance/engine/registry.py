@@ -1,87 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model is, read from its own files.
+"""What a model is, read from its own files and the settings.
 
-The files are those that sentence-transformers writes: ``modules.json`` names a chain of modules,
-each with a folder. Both spellings are read, the old (``sentence_transformers.models.Pooling``,
-``pooling_mode_mean_tokens``) and the new (``pooling_mode``).
+The files are those that sentence-transformers writes; see :mod:`appliance.engine.chain` for the
+chain of modules.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import msgspec
 
+from appliance.engine.chain import ChainSpec, read_chain
+from appliance.engine.modules import SpladeSpec, read_json
 from appliance.errors import ModelUnavailable
 from appliance.settings import ModelSettings
 
-__all__ = ["DenseSpec", "ModelSpec", "read_model_spec"]
+__all__ = ["ModelSpec", "read_model_spec"]
 
-Content = TypeVar("Content")
-
-_POOLING_MODES = {
-    "cls": "cls",
-    "max": "max",
-    "mean": "mean",
-    "mean_sqrt_len_tokens": "mean_sqrt_len",
-    "weightedmean": "weighted_mean",
-    "lasttoken": "last_token",
-}
+SPLADE_TASK = "fill-mask"
+DENSE_TASK = "feature-extraction"
 
 
-class ModuleEntry(msgspec.Struct):
-    """One entry of ``modules.json``."""
+class Modality(msgspec.Struct):
+    """How ``sentence_bert_config.json`` has one kind of input read."""
 
-    type: str
-    path: str = ""
-
-
-class PoolingConfig(msgspec.Struct):
-    """``1_Pooling/config.json``, in both spellings."""
-
-    pooling_mode: str | list[str] | None = None
-    include_prompt: bool = True
-    pooling_mode_cls_token: bool = False
-    pooling_mode_max_tokens: bool = False
-    pooling_mode_mean_tokens: bool = False
-    pooling_mode_mean_sqrt_len_tokens: bool = False
-    pooling_mode_weightedmean_tokens: bool = False
-    pooling_mode_lasttoken: bool = False
-
-    def names(self) -> list[str]:
-        """The modes by their new names."""
-        if self.pooling_mode is not None:
-            return [self.pooling_mode] if isinstance(self.pooling_mode, str) else self.pooling_mode
-        old = {
-            "cls": self.pooling_mode_cls_token,
-            "max": self.pooling_mode_max_tokens,
-            "mean": self.pooling_mode_mean_tokens,
-            "mean_sqrt_len_tokens": self.pooling_mode_mean_sqrt_len_tokens,
-            "weightedmean": self.pooling_mode_weightedmean_tokens,
-            "lasttoken": self.pooling_mode_lasttoken,
-        }
-        return [name for name, wanted in old.items() if wanted] or ["mean"]
+    method: str
+    method_output_name: str | list[str] | None = None
 
 
-class DenseConfig(msgspec.Struct):
-    """``2_Dense/config.json``."""
+class TokenizerArguments(msgspec.Struct):
+    """Arguments for the tokenizer that stand in ``sentence_bert_config.json``."""
 
-    in_features: int
-    out_features: int
-    bias: bool = True
-    activation_function: str = "torch.nn.modules.activation.Tanh"
-    use_residual: bool = False
-    module_input_name: str = "sentence_embedding"
+    model_max_length: int | None = None
 
 
 class TransformerConfig(msgspec.Struct):
-    """``sentence_bert_config.json``, whose name varied with the transformer once."""
+    """``sentence_bert_config.json``, whose name varied with the transformer once.
+
+    Newer files leave the longest input to the tokenizer's own files.
+    """
 
     max_seq_length: int | None = None
     do_lower_case: bool = False
+    transformer_task: str | None = None
+    modality_config: dict[str, Modality] | None = None
+    module_output_name: str = "token_embeddings"
+    config_args: dict[str, Any] | None = None
+    config_kwargs: dict[str, Any] | None = None
+    tokenizer_args: TokenizerArguments | None = None
+    processor_kwargs: TokenizerArguments | None = None
 
 
 class GeneralConfig(msgspec.Struct):
@@ -92,46 +63,28 @@ class GeneralConfig(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class DenseSpec:
-    """A linear layer behind the pooling."""
-
-    folder: Path
-    in_features: int
-    out_features: int
-    bias: bool
-    activation: str
-    """Full name of a ``torch.nn`` class."""
-
-
-@dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """The chain from token ids to a vector.
+    """A model as its files and the settings have it.
 
     Attributes:
-        transformer: Folder of the transformer's config, weights and tokenizer.
-        pooling: Modes whose results are laid side by side.
-        dense: Linear layers behind the pooling, in order.
-        normalizes: Whether the chain ends in unit length.
+        chain: The modules from token ids to a vector.
         max_seq_length: Longest input in tokens that the files state, if they do.
         lower_case: Whether text is lowered before it is tokenised.
+        config_overrides: Values that take the place of those in the transformer's config.
         prompts: Words to put before a text, by name.
         default_prompt_name: The prompt to use where nothing is said.
-        pools_prompt: Whether the prompt's own tokens count in the vector.
     """
 
-    transformer: Path
-    pooling: tuple[str, ...]
-    dense: tuple[DenseSpec, ...]
-    normalizes: bool
-    max_seq_length: int | None
-    lower_case: bool
+    chain: ChainSpec
+    max_seq_length: int | None = None
+    lower_case: bool = False
+    config_overrides: Mapping[str, Any] = field(default_factory=dict)
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
-    pools_prompt: bool = True
 
 
 def read_model_spec(folder: Path, settings: ModelSettings) -> ModelSpec:
-    """Read a model's chain.
+    """Read what a model is.
 
     Args:
         folder: Local folder with the model's files.
@@ -140,77 +93,54 @@ def read_model_spec(folder: Path, settings: ModelSettings) -> ModelSpec:
     Raises:
         ModelUnavailable: A file is broken or asks for something that is not supported.
     """
-    transformer = folder
-    pooling: tuple[str, ...] = ("mean",)  # of a plain transformer, as sentence-transformers has it
-    dense: list[DenseSpec] = []
-    normalizes = False
-    pools_prompt = True
-    for module in _read(folder / "modules.json", list[ModuleEntry]) or []:
-        path = folder / module.path
-        kind = module.type.rpartition(".")[2]
-        if normalizes:
-            raise ModelUnavailable(f"modules.json has a {kind} behind Normalize")
-        if kind == "Transformer":
-            transformer = path
-        elif kind == "Pooling":
-            config = _require(path / "config.json", PoolingConfig)
-            pooling, pools_prompt = _pooling_modes(config), config.include_prompt
-        elif kind == "Dense":
-            dense.append(_dense(path))
-        elif kind == "Normalize":
-            normalizes = True
-        else:
-            raise ModelUnavailable(
-                f"modules.json asks for a module {kind!r}; known are Transformer, Pooling, Dense"
-                " and Normalize"
-            )
+    chain = read_chain(folder)
     if settings.pooling is not None:
-        pooling = (settings.pooling,)
-    limits = [
-        _require(path, TransformerConfig)
-        for path in sorted(transformer.glob("sentence_*_config.json"))
-    ] or [TransformerConfig()]
-    general = _read(folder / "config_sentence_transformers.json", GeneralConfig) or GeneralConfig()
+        if chain.is_static and settings.pooling != "mean":
+            raise ModelUnavailable(
+                f"pooling is {settings.pooling!r}, but StaticEmbedding can only take the mean"
+            )
+        is_splade = settings.pooling == "splade"
+        chain = replace(chain, pooling=SpladeSpec() if is_splade else (settings.pooling,))
+    if (chain.transformer / "adapter_config.json").is_file():
+        raise ModelUnavailable(
+            "adapter_config.json says that it is an adapter to another model; only a model that"
+            " it has been merged into (peft's merge_and_unload) is supported"
+        )
+    if chain.pooling is None:
+        raise ModelUnavailable("modules.json has no pooling; the setting pooling can name one")
+    config_file = next(iter(sorted(chain.transformer.glob("sentence_*_config.json"))), None)
+    config = read_json(config_file, TransformerConfig) if config_file else TransformerConfig()
+    if config_file and settings.pooling is None:
+        _check_output(config, config_file.name, is_splade=isinstance(chain.pooling, SpladeSpec))
+    general_file = folder / "config_sentence_transformers.json"
+    general = read_json(general_file, GeneralConfig) if general_file.is_file() else GeneralConfig()
+    tokenizer = config.processor_kwargs or config.tokenizer_args or TokenizerArguments()
     return ModelSpec(
-        transformer=transformer,
-        pooling=pooling,
-        dense=tuple(dense),
-        normalizes=normalizes,
-        max_seq_length=limits[0].max_seq_length,
-        lower_case=limits[0].do_lower_case,
+        chain=chain,
+        max_seq_length=tokenizer.model_max_length or config.max_seq_length,
+        lower_case=config.do_lower_case,
+        config_overrides=config.config_kwargs or config.config_args or {},
         prompts=general.prompts or {},
         default_prompt_name=general.default_prompt_name,
-        pools_prompt=pools_prompt,
     )
 
 
-def _read(path: Path, kind: type[Content]) -> Content | None:
-    return _require(path, kind) if path.is_file() else None
-
-
-def _require(path: Path, kind: type[Content]) -> Content:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
-        raise ModelUnavailable(f"{path.name} cannot be read: {error}") from error
-
-
-def _pooling_modes(config: PoolingConfig) -> tuple[str, ...]:
-    names = config.names()
-    if unknown := [name for name in names if name not in _POOLING_MODES]:
-        known = ", ".join(_POOLING_MODES)
-        raise ModelUnavailable(f"unknown pooling mode {unknown[0]!r}; known are {known}")
-    return tuple(_POOLING_MODES[name] for name in names)
-
-
-def _dense(folder: Path) -> DenseSpec:
-    config = _require(folder / "config.json", DenseConfig)
-    if config.use_residual or config.module_input_name != "sentence_embedding":
-        raise ModelUnavailable("its Dense module is of a kind that is not supported")
-    return DenseSpec(
-        folder=folder,
-        in_features=config.in_features,
-        out_features=config.out_features,
-        bias=config.bias,
-        activation=config.activation_function,
-    )
+def _check_output(config: TransformerConfig, name: str, *, is_splade: bool) -> None:
+    """Hold what the files want of the transformer against the pooling behind it."""
+    task = config.transformer_task or (SPLADE_TASK if is_splade else DENSE_TASK)
+    expected = SPLADE_TASK if is_splade else DENSE_TASK
+    if task != expected:
+        pooling = "SpladePooling" if is_splade else "Pooling"
+        raise ModelUnavailable(
+            f"{name} has transformer_task {task!r}; {pooling} goes with {expected!r}"
+        )
+    if config.modality_config is None:
+        return
+    output = "logits" if is_splade else "last_hidden_state"
+    text = config.modality_config.get("text")
+    found = None if text is None else (text.method, text.method_output_name)
+    if found != ("forward", output) or config.module_output_name != "token_embeddings":
+        raise ModelUnavailable(
+            f"{name} does not take token_embeddings from the {output} of forward for text, which"
+            " is all that is supported"
+        )

@@ -7,13 +7,17 @@ import os
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, normalizers
+from tokenizers import Tokenizer, normalizers, processors
 from transformers import AutoTokenizer
 
+from appliance.engine.remote_code import told
 from appliance.engine.types import TokenArray, TruncationDirection
 from appliance.errors import ModelUnavailable
 
-__all__ = ["ModelTokenizer"]
+__all__ = ["NO_LIMIT", "ModelTokenizer"]
+
+NO_LIMIT = 10**9
+"""transformers states a larger number where a tokenizer's files state none."""
 
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
 
@@ -65,7 +69,7 @@ class ModelTokenizer:
                 folder, local_files_only=True, trust_remote_code=trust_remote_code
             )
         except Exception as error:  # broken files surface as any kind of error
-            raise ModelUnavailable(f"its tokenizer cannot be read: {error}") from error
+            raise ModelUnavailable(f"its tokenizer cannot be read: {told(error)}") from error
         if not loaded.is_fast:
             raise ModelUnavailable(
                 f"its tokenizer {type(loaded).__name__} has no fast form (tokenizer.json)"
@@ -75,6 +79,27 @@ class ModelTokenizer:
             own = [tokenizer.normalizer] if tokenizer.normalizer else []
             tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
         return cls(tokenizer), int(loaded.model_max_length)
+
+    @classmethod
+    def load_bare(cls, folder: Path) -> tuple[ModelTokenizer, int]:
+        """Read a ``tokenizer.json`` that stands alone, and add no special tokens to texts.
+
+        Args:
+            folder: Local folder with the file.
+
+        Returns:
+            The tokenizer, and the longest input that its file states.
+
+        Raises:
+            ModelUnavailable: The file is missing or broken.
+        """
+        try:
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # tokenizers raises no class of its own
+            raise ModelUnavailable(f"its tokenizer.json cannot be read: {error}") from error
+        stated = (tokenizer.truncation or {}).get("max_length", NO_LIMIT + 1)
+        tokenizer.post_processor = processors.Sequence([])
+        return cls(tokenizer), int(stated)
 
     def encode(self, texts: list[str]) -> list[TokenArray]:
         """Ids of each text in full, special tokens included."""

@@ -1,17 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import save_file
-from sentence_transformers.sentence_transformer.modules import Dense, Pooling
+from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 
-from appliance.engine.pooling import load_dense, pool_segments
-from appliance.engine.registry import DenseSpec
-from appliance.errors import ModelUnavailable
+from appliance.engine.pooling import pool_segments
 
 LENGTHS = torch.tensor([4, 5, 3, 3, 9])
 WIDTH = 6
@@ -24,7 +19,6 @@ THEIR_NAMES = {
     "last_token": "lasttoken",
 }
 COMBINED = ("cls", "mean", "max", "last_token")
-TANH = "torch.nn.modules.activation.Tanh"
 
 
 def hidden(dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -71,46 +65,3 @@ def test_half_precision_is_summed_in_float32(mode: str) -> None:
     pooled = ours((mode,), hidden(torch.bfloat16))
     assert pooled.dtype == torch.float32
     torch.testing.assert_close(pooled, ours((mode,), hidden(torch.bfloat16).float()))
-
-
-def saved(folder: Path, dense: Dense) -> DenseSpec:
-    dense.save(str(folder))
-    config = dense.get_config_dict()
-    return DenseSpec(
-        folder,
-        config["in_features"],
-        config["out_features"],
-        config["bias"],
-        config["activation_function"],
-    )
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("activation", [nn.Tanh(), nn.Identity(), nn.GELU()], ids=str)
-def test_a_dense_layer_is_that_of_sentence_transformers(
-    bias: bool, activation: nn.Module, tmp_path: Path
-) -> None:
-    dense = Dense(WIDTH, 4, bias=bias, activation_function=activation)
-    vectors = hidden()
-    with torch.inference_mode():
-        expected = dense({"sentence_embedding": vectors})["sentence_embedding"]
-        found = load_dense(saved(tmp_path, dense))(vectors)
-    torch.testing.assert_close(found, expected)
-
-
-@pytest.mark.parametrize("name", ["os.system", "torch.nn.functional.relu", "torch.nn.Nonsense"])
-def test_an_activation_that_is_none_of_torchs_modules_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelUnavailable, match=name):
-        load_dense(DenseSpec(tmp_path, 2, 2, True, name))
-
-
-def test_missing_weights_are_told(tmp_path: Path) -> None:
-    folder = tmp_path / "2_Dense"
-    with pytest.raises(ModelUnavailable, match=r"2_Dense/model\.safetensors is missing"):
-        load_dense(DenseSpec(folder, 2, 2, True, TANH))
-
-
-def test_weights_of_another_shape_are_told(tmp_path: Path) -> None:
-    save_file({"linear.weight": torch.zeros(3, 2)}, tmp_path / "model.safetensors")
-    with pytest.raises(ModelUnavailable, match="size mismatch"):
-        load_dense(DenseSpec(tmp_path, 2, 2, False, TANH))

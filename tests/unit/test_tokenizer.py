@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from appliance.engine.tokenizer import ModelTokenizer
 from appliance.errors import ModelUnavailable
-from tests.parity.tiny import byte_pairs, wordpiece
+from tests.parity.vocabularies import byte_pairs, wordpiece
 
 KINDS: dict[str, Callable[[], Tokenizer]] = {
     "first and last": wordpiece,

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights in a folder: safetensors, or PyTorch's older format where that is allowed.
+
+The older files are pickles. torch reads tensors from them and refuses all else; that guard has been
+got round before, hence the setting.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from appliance.errors import ModelUnavailable
+
+__all__ = ["check_weights", "read_weights"]
+
+SAFE = "model.safetensors"
+PICKLED = "pytorch_model.bin"
+
+
+def check_weights(folder: Path, *, pickles: bool) -> None:
+    """Make sure that a transformer has weights that may be read, in one file or in several.
+
+    Args:
+        folder: Its folder.
+        pickles: Whether the older format may be read.
+
+    Raises:
+        ModelUnavailable: It has none.
+    """
+    if any(folder.glob("*.safetensors")):
+        return
+    found = any(folder.glob("pytorch_model*.bin"))
+    if not (found and pickles):
+        raise ModelUnavailable(f"it has no safetensors weights{_way_out(found=found)}")
+
+
+def read_weights(folder: Path, *, pickles: bool) -> dict[str, torch.Tensor]:
+    """Read the weights of a module that has them in one file.
+
+    Args:
+        folder: The module's folder.
+        pickles: Whether the older format may be read.
+
+    Raises:
+        ModelUnavailable: Naming the file that is missing or broken.
+    """
+    safe, pickled = folder / SAFE, folder / PICKLED
+    try:
+        if safe.is_file():
+            return load_file(safe)
+        if pickled.is_file() and pickles:
+            weights: dict[str, torch.Tensor] = torch.load(
+                pickled, map_location="cpu", weights_only=True
+            )
+            return weights
+    except (SafetensorError, OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        name = SAFE if safe.is_file() else PICKLED
+        raise ModelUnavailable(f"{folder.name}/{name}: {error}") from error
+    raise ModelUnavailable(f"{folder.name}/{SAFE} is missing{_way_out(found=pickled.is_file())}")
+
+
+def _way_out(*, found: bool) -> str:
+    if not found:
+        return "; other formats can run code when they are read"
+    return (
+        f", only {PICKLED}, a format that can run code when it is read; set pickle_weights to true"
+        " for authors you trust"
+    )
