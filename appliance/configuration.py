@@ -260,7 +260,13 @@ def _values(annotation: Any) -> str:
         return " or ".join(_values(a) for a in get_args(annotation) if a is not type(None))
     if get_origin(annotation) is tuple:
         return "list of text"
-    words = {str: "text", int: "number", float: "number", bool: "`true`, `false`"}
+    words = {
+        str: "text",
+        Path: "path",
+        int: "number",
+        float: "number",
+        bool: "`true`, `false`",
+    }
     for part in get_args(annotation) or (annotation,):
         if part in words:
             return words[part]

@@ -13,9 +13,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from sentence_transformers.sparse_encoder.modules import SpladePooling
+
 from appliance.engine.sources import locate_model
-from tests.parity.test_families import REAL, cosines, ours, theirs, warmed
-from tests.parity.tiny import FAMILIES, build
+from appliance.engine.types import FloatMatrix
+from tests.parity.families import FAMILIES
+from tests.parity.reference import REAL, cosines, ours, theirs, theirs_splade, warmed
+from tests.parity.tiny import build, build_splade, build_static
 
 
 def main() -> int:
@@ -24,20 +28,26 @@ def main() -> int:
     print("| --- | --- | --- | ---: | ---: |")
     for name, family in FAMILIES.items():
         with tempfile.TemporaryDirectory() as folder:
-            print(row(name, build(Path(folder), family)), flush=True)
+            model = build(Path(folder), family)
+            print(row(name, model, theirs(model)), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        model = build_splade(Path(folder), FAMILIES["bert"], SpladePooling("max"))
+        print(row("bert, SPLADE", model, theirs_splade(model)))
+    with tempfile.TemporaryDirectory() as folder:
+        model = build_static(Path(folder))
+        print(row("static embeddings", model, theirs(model)))
     real = locate_model(REAL, revision=None, token=None, cache=None)
-    print(row("all-MiniLM-L6-v2, trained", real))
+    print(row("all-MiniLM-L6-v2, trained", real, theirs(real)))
     return 0
 
 
-def row(name: str, model: Path) -> str:
-    """Embed the same texts in both, in one mixed batch."""
-    expected = theirs(model)
+def row(name: str, model: Path, expected: FloatMatrix) -> str:
+    """Embed the same texts here as there, in one mixed batch."""
     backend = warmed(model)
     error = abs(ours(backend) - expected).max()
     cosine = cosines(ours(warmed(model, "bfloat16")), expected).min()
-    kind = type(backend._transformer).__name__
-    way = "packed" if backend.packed else "padded"
+    kind = type(backend.transformer.module).__name__
+    way = "packed" if backend.transformer.packed else "padded"
     return f"| {name} | `{kind}` | {way} | {error:.1e} | {cosine:.4f} |"
 
 

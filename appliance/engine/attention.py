@@ -3,23 +3,34 @@
 
 Registered with transformers under :data:`PACKED`, so that every model class that dispatches its
 attention can run packed. A name that transformers has no mask for gets no mask at all, so keeping
-texts apart is this function's work. The groups of equal lengths travel to it as a keyword argument
-of the model's ``forward``.
+texts apart is this function's work. Where the texts lie travels to it as a keyword argument of the
+model's ``forward``.
+
+On CUDA one flash attention kernel takes all texts. Elsewhere neighbours of equal length share one
+call of ``scaled_dot_product_attention``.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
-__all__ = ["GROUPS", "PACKED", "Group", "equal_length_groups", "packed_attention"]
+__all__ = ["PACKED", "SEGMENTS", "Group", "Segments", "equal_length_groups", "packed_attention"]
 
 PACKED = "appliance_packed"
-GROUPS = "equal_length_groups"
+SEGMENTS = "packed_segments"
+
+SCORE_ARGUMENTS = ("softcap", "s_aux", "position_bias")
+"""Limits on scores, sinks and biases: what some models hand to their attention. Left out, the
+error may be too small to be seen in a proof."""
+
+HALF = (torch.float16, torch.bfloat16)
 
 
 class Group(NamedTuple):
@@ -31,15 +42,44 @@ class Group(NamedTuple):
     length: int
 
 
-def equal_length_groups(lengths: np.typing.NDArray[np.int32]) -> list[Group]:
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """Where the texts of a batch lie.
+
+    Attributes:
+        groups: Neighbours of equal length.
+        cu_seqlens: int32, shape ``[texts + 1]``, on the model's device: where each text starts.
+        lengths: int32, shape ``[texts]``, on the host: tokens of each text.
+        groups: Neighbours of equal length.
+        longest: Tokens of the longest text.
+    """
+
+    cu_seqlens: torch.Tensor
+    lengths: torch.Tensor
+    groups: list[Group]
+    longest: int
+
+    @classmethod
+    def of(cls, lengths: torch.Tensor, cu_seqlens: torch.Tensor) -> Segments:
+        """Texts of given lengths, end to end.
+
+        Args:
+            lengths: int32, shape ``[texts]``, on the host.
+            cu_seqlens: int32, shape ``[texts + 1]``, on the model's device.
+        """
+        groups = equal_length_groups(lengths.tolist())
+        return cls(cu_seqlens, lengths, groups, max(group.length for group in groups))
+
+
+def equal_length_groups(lengths: list[int]) -> list[Group]:
     """Group neighbours of equal length.
 
     Args:
-        lengths: int32, shape ``[texts]``: tokens of each text, in the order they are packed.
+        lengths: Tokens of each text, in the order they are packed.
     """
     groups: list[Group] = []
     start = 0
-    for length in lengths.tolist():
+    for length in lengths:
         if groups and groups[-1].length == length:
             groups[-1] = groups[-1]._replace(texts=groups[-1].texts + 1)
         else:
@@ -58,8 +98,8 @@ def packed_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     is_causal: bool | None = None,
-    equal_length_groups: list[Group],
-    **_: Any,
+    packed_segments: Segments,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend within each text.
 
@@ -71,23 +111,121 @@ def packed_attention(
         scaling: Factor on the scores. Unset: ``head_dim ** -0.5``.
         sliding_window: A token sees others less than this far away.
         is_causal: Whether a token sees only those before it.
-        equal_length_groups: The texts, in the order they are packed.
+        packed_segments: Where the texts lie.
+        others: What transformers passes beside these.
 
     Returns:
         Shape ``[1, tokens, heads, head_dim]``, and no attention weights.
+
+    Raises:
+        NotImplementedError: One of the others would change the scores.
     """
+    if unknown := [name for name in SCORE_ARGUMENTS if others.get(name) is not None]:
+        raise NotImplementedError(f"packed attention takes no {unknown[0]}")
     causal = bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
-    heads, tokens = query.shape[1], query.shape[2]
-    shared_keys = key.shape[1] != heads
     # [tokens, heads, head_dim] views, so that a slice of tokens is one contiguous block
-    packed = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
-    output = query.new_empty(tokens, heads, value.shape[-1])
-    for start, texts, length in equal_length_groups:
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    if torch.compiler.is_compiling():
+        lengths, cu_seqlens = packed_segments.lengths, packed_segments.cu_seqlens
+        attended = _opaque(q, k, v, lengths, cu_seqlens, scaling, sliding_window, causal)
+    else:
+        attended = _attend(q, k, v, packed_segments, scaling, sliding_window, causal)
+    return attended.unsqueeze(0), None
+
+
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    segments: Segments,
+    scaling: float | None,
+    window: int | None,
+    causal: bool,
+) -> torch.Tensor:
+    attend = _flash if _flash_takes(query) else _by_groups
+    return attend(query, key, value, segments, scaling, window, causal)
+
+
+@torch.library.custom_op("appliance::packed_attention", mutates_args=())
+def _opaque(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    scaling: float | None,
+    window: int | None,
+    causal: bool,
+) -> torch.Tensor:
+    """For torch.compile, which would otherwise compile anew for each batch's lengths."""
+    segments = Segments.of(lengths, cu_seqlens)
+    return _attend(query, key, value, segments, scaling, window, causal)
+
+
+@_opaque.register_fake
+def _(query: torch.Tensor, _key: torch.Tensor, value: torch.Tensor, *_: Any) -> torch.Tensor:
+    return query.new_empty(*query.shape[:2], value.shape[-1])
+
+
+@lru_cache
+def _has_flash(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _flash_takes(query: torch.Tensor) -> bool:
+    head_dim = query.shape[-1]
+    fits = query.dtype in HALF and head_dim % 8 == 0 and head_dim <= 256
+    return fits and _has_flash(query.device)
+
+
+def _flash(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    segments: Segments,
+    scaling: float | None,
+    window: int | None,
+    causal: bool,
+) -> torch.Tensor:
+    reach = -1 if window is None else window - 1
+    # A model may be spread over devices; this is no copy on the first.
+    cu_seqlens, longest = segments.cu_seqlens.to(query.device), segments.longest
+    attended = varlen_attn(
+        query,
+        key,
+        value,
+        cu_seqlens,
+        cu_seqlens,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(reach, 0 if causal else reach),
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+    assert isinstance(attended, torch.Tensor)  # a pair only where more was asked for
+    return attended
+
+
+def _by_groups(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    segments: Segments,
+    scaling: float | None,
+    window: int | None,
+    causal: bool,
+) -> torch.Tensor:
+    output = query.new_empty(*query.shape[:2], value.shape[-1])
+    if query.device.type == "cpu" and query.dtype in HALF:
+        # Its kernel for short texts is faster in float32 than in half precision, and more exact.
+        query, key, value = query.float(), key.float(), value.float()
+    for start, texts, length in segments.groups:
         end = start + texts * length
         q, k, v = (
-            tensor[start:end].unflatten(0, (texts, length)).transpose(1, 2) for tensor in packed
+            tensor[start:end].unflatten(0, (texts, length)).transpose(1, 2)
+            for tensor in (query, key, value)
         )
-        mask = _window_mask(length, sliding_window, causal, query.device)
+        mask = _window_mask(length, window, causal, query.device)
         attended = F.scaled_dot_product_attention(
             q,
             k,
@@ -95,10 +233,10 @@ def packed_attention(
             attn_mask=mask,
             is_causal=causal and mask is None and length > 1,
             scale=scaling,
-            enable_gqa=shared_keys,
+            enable_gqa=key.shape[1] != query.shape[1],
         )
         output[start:end].unflatten(0, (texts, length)).copy_(attended.transpose(1, 2))
-    return output.unsqueeze(0), None
+    return output
 
 
 def _window_mask(

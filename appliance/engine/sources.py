@@ -34,10 +34,17 @@ _EMBEDDED = {
 }
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py"]
 _UNUSED = ["onnx/*", "openvino/*", "*.onnx", "*.bin", "*.h5", "*.msgpack"]
+_PICKLES = ["pytorch_model*.bin"]
+_PICKLES_OF_HEADS = ["*/pytorch_model.bin"]
 
 
 def locate_model(
-    model: str, *, revision: str | None, token: str | None, cache: Path | None
+    model: str,
+    *,
+    revision: str | None,
+    token: str | None,
+    cache: Path | None,
+    pickles: bool = False,
 ) -> Path:
     """Find a model's files, downloading them if need be.
 
@@ -46,6 +53,8 @@ def locate_model(
         revision: Commit, branch, tag or ``refs/pr/N``; for hub names only.
         token: Hub token. Unset: the hub library's own (``HF_TOKEN``).
         cache: Folder for downloads. Unset: the hub library's own.
+        pickles: Whether to download weights of PyTorch's older format where the hub has no
+            safetensors.
 
     Returns:
         A local folder with the files.
@@ -60,7 +69,12 @@ def locate_model(
         return folder
     if model.startswith((".", "/", "~")):
         raise ModelUnavailable(f"there is no folder {model}")
-    return _download(model, revision, token, cache)
+    folder = _download(model, revision, token, cache, _PATTERNS, _UNUSED)
+    if pickles:
+        has_safetensors = any(folder.glob("*.safetensors"))
+        wanted = _PICKLES_OF_HEADS if has_safetensors else [*_PICKLES, *_PICKLES_OF_HEADS]
+        _download(model, revision, token, cache, wanted, _UNUSED[:2])
+    return folder
 
 
 def _embedded(name: str) -> Path:
@@ -85,7 +99,14 @@ def _embedded(name: str) -> Path:
     return folder
 
 
-def _download(model: str, revision: str | None, token: str | None, cache: Path | None) -> Path:
+def _download(
+    model: str,
+    revision: str | None,
+    token: str | None,
+    cache: Path | None,
+    wanted: list[str],
+    unwanted: list[str],
+) -> Path:
     at = f" at revision {revision!r}" if revision else ""
     try:
         return Path(
@@ -94,8 +115,8 @@ def _download(model: str, revision: str | None, token: str | None, cache: Path |
                 revision=revision,
                 token=token,
                 cache_dir=cache,
-                allow_patterns=_PATTERNS,
-                ignore_patterns=_UNUSED,
+                allow_patterns=wanted,
+                ignore_patterns=unwanted,
             )
         )
     except HFValidationError:

@@ -3,95 +3,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from torch import nn
 
 from appliance.engine.attention import Group
-from appliance.engine.loading import load_model
-from appliance.engine.model import TorchBackend
 from appliance.engine.prepack import can_prepack
 from appliance.engine.sources import locate_model
 from appliance.engine.types import Batch, FloatMatrix
-from appliance.settings import ModelSettings, Settings
-from tests.parity.tiny import CORPUS, FAMILIES, LONGEST, PROMPTS, build
-
-TEXTS = (
-    *CORPUS,
-    "a",
-    "The fox",
-    "dog " * 30,
-    "x, y; z!",
-    "Ω unknown ünïcode 中文",
-    " ".join(CORPUS[:2]),
-    "  queue of short   requests ",
+from tests.parity.families import FAMILIES, LONGEST
+from tests.parity.reference import (
+    REAL,
+    TEXTS,
+    assert_same,
+    cosines,
+    load,
+    ours,
+    prove,
+    theirs,
+    warmed,
 )
-BATCH_TOKENS = 256
-REAL = "embedded:all-MiniLM-L6-v2"
+from tests.parity.tiny import PROMPTS
+from tests.parity.vocabularies import CORPUS
 
 Build = Callable[..., Path]
-
-
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    """Makes a tiny model's folder, once for each family and whatever else is asked for."""
-    folders: dict[str, Path] = {}
-
-    def make(family: str, *more: nn.Module, **options: Any) -> Path:
-        key = f"{family} {more} {options}"
-        if key not in folders:
-            folder = tmp_path_factory.mktemp(family)
-            folders[key] = build(folder, FAMILIES[family], *more, **options)
-        return folders[key]
-
-    return make
-
-
-def load(model: Path | str, dtype: Literal["float32", "bfloat16"] = "float32") -> TorchBackend:
-    settings = ModelSettings(model=str(model), name="tiny", dtype=dtype, device_map="cpu")
-    return load_model(Settings(), settings)
-
-
-def warmed(model: Path | str, dtype: Literal["float32", "bfloat16"] = "float32") -> TorchBackend:
-    backend = load(model, dtype)
-    backend.warm_up(BATCH_TOKENS)
-    return backend
-
-
-def ours(backend: TorchBackend, texts: Sequence[str] = TEXTS, prompt: str = "") -> FloatMatrix:
-    """All texts in one batch, cut where they are too long."""
-    limit = backend.max_input_tokens
-    encoded = backend.tokenizer.encode([f"{prompt}{text}" for text in texts])
-    for position, ids in enumerate(encoded):
-        if len(ids) > limit:
-            encoded[position] = backend.tokenizer.cut(ids, limit, "right")
-    left_out = 0 if backend.pools_prompt else backend.tokenizer.prompt_length(prompt)
-    return backend.forward(Batch.pack(encoded, [left_out] * len(texts)))
-
-
-def theirs(model: Path, texts: Sequence[str] = TEXTS, prompt: str = "") -> FloatMatrix:
-    reference = SentenceTransformer(str(model), device="cpu", local_files_only=True)
-    vectors: FloatMatrix = reference.encode(
-        list(texts), prompt=prompt, batch_size=len(texts), show_progress_bar=False
-    )
-    return vectors
-
-
-def assert_same(found: FloatMatrix, expected: FloatMatrix) -> None:
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
-
-
-def cosines(found: FloatMatrix, expected: FloatMatrix) -> FloatMatrix:
-    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
-    result: FloatMatrix = (found * expected).sum(axis=1) / lengths
-    return result
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -102,15 +43,26 @@ def test_vectors_are_those_of_sentence_transformers(family: str, built: Build) -
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_that_can_run_packed_does(family: str, built: Build) -> None:
-    assert warmed(built(family)).packed == FAMILIES[family].packed
+    assert warmed(built(family)).transformer.packed == FAMILIES[family].packed
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_padded_way_gives_the_same_vectors(family: str, built: Build) -> None:
     backend = load(built(family))
-    backend.prove(packed=False, prepacked=False)
-    assert not backend.packed
+    prove(backend, packed=False, prepacked=False)
+    assert not backend.transformer.packed
     assert_same(ours(backend), theirs(built(family)))
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+def test_the_side_that_a_decoder_is_padded_on_makes_no_difference(
+    family: str, built: Build
+) -> None:
+    sides = [built(family, padding_side=side) for side in ("left", "right")]
+    left, right = (ours(warmed(folder)) for folder in sides)
+    assert_same(left, theirs(sides[0]))
+    assert_same(left, theirs(sides[1]))
+    np.testing.assert_array_equal(left, right)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -123,16 +75,16 @@ def test_a_text_has_the_same_vector_in_any_company(family: str, built: Build) ->
 @pytest.mark.parametrize("family", ["bert", "deberta-v2", "qwen3"])
 def test_prepacked_linear_layers_give_the_same_vectors(family: str, built: Build) -> None:
     plain = load(built(family))
-    plain.prove(prepacked=False)
+    prove(plain, prepacked=False)
     prepacked = warmed(built(family))
-    assert (plain.prepacked, prepacked.prepacked) == (False, can_prepack())
+    assert (plain.transformer.prepacked, prepacked.transformer.prepacked) == (False, can_prepack())
     assert_same(ours(prepacked), ours(plain))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_bfloat16_points_the_same_way(family: str, built: Build) -> None:
     backend = warmed(built(family), "bfloat16")
-    assert backend.dtype == torch.bfloat16
+    assert backend.transformer.dtype == torch.bfloat16
     assert cosines(ours(backend), theirs(built(family))).min() >= 0.999
 
 
@@ -204,12 +156,12 @@ def test_tokens_that_the_model_has_no_row_for_do_no_harm(built: Build) -> None:
 def test_a_packing_that_mixes_texts_is_found_out(
     built: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def all_in_one(lengths: np.typing.NDArray[np.int32]) -> list[Group]:
-        return [Group(0, 1, int(lengths.sum()))]
+    def all_in_one(lengths: list[int]) -> list[Group]:
+        return [Group(0, 1, sum(lengths))]
 
-    monkeypatch.setattr("appliance.engine.model.equal_length_groups", all_in_one)
+    monkeypatch.setattr("appliance.engine.attention.equal_length_groups", all_in_one)
     backend = warmed(built("bert"))
-    assert not backend.packed
+    assert not backend.transformer.packed
     assert_same(ours(backend), theirs(built("bert")))
 
 
@@ -224,7 +176,7 @@ def real_vectors() -> FloatMatrix:
 
 def test_the_embedded_model_is_that_of_sentence_transformers(real_vectors: FloatMatrix) -> None:
     backend = warmed(REAL)
-    assert backend.packed
+    assert backend.transformer.packed
     assert backend.max_input_tokens == 256
     lengths = [len(ids) for ids in backend.tokenizer.encode(list(LONG_TEXTS))]
     assert sorted(lengths)[-2] in range(129, 256)
@@ -238,12 +190,12 @@ def test_the_embedded_model_points_the_same_way_in_bfloat16(real_vectors: FloatM
 
 def test_a_padding_id_inside_a_text_does_not_count_as_a_position(built: Build) -> None:
     backend = warmed(built("roberta"))
-    assert backend.packed
-    padding = backend._padding_id
+    assert backend.transformer.packed
+    padding = backend.transformer._padding_id
     texts = [np.array([0, 40, padding, 41, 2]), np.array([0, padding, padding, 2])]
     together = backend.forward(Batch.pack(texts))
-    backend.packed = False
-    backend._transformer.set_attn_implementation("sdpa")
+    backend.transformer.packed = False
+    backend.transformer.module.set_attn_implementation("sdpa")
     assert_same(together, backend.forward(Batch.pack(texts)))
 
 

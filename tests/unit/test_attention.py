@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,14 @@ from hypothesis import strategies as st
 from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
-from appliance.engine.attention import PACKED, Group, equal_length_groups, packed_attention
+from appliance.engine.attention import (
+    PACKED,
+    Group,
+    Segments,
+    equal_length_groups,
+    packed_attention,
+)
+from appliance.engine.types import Batch
 
 LENGTHS = (1, 2, 7, 7, 7, 3, 16, 16)
 HEAD_DIM = 8
@@ -69,8 +78,10 @@ def packed_together(
     causal: bool | None = None,
     window: int | None = None,
     scale: float | None = None,
+    **others: Any,
 ) -> torch.Tensor:
-    groups = equal_length_groups(np.array(LENGTHS, dtype=np.int32))
+    batch = Batch.pack([np.zeros(length, dtype=np.int64) for length in LENGTHS])
+    segments = Segments.of(torch.from_numpy(batch.lengths), torch.from_numpy(batch.cu_seqlens))
     output, weights = packed_attention(
         layer,
         packed[0],
@@ -80,8 +91,9 @@ def packed_together(
         scaling=scale,
         sliding_window=window,
         is_causal=causal,
-        equal_length_groups=groups,
+        packed_segments=segments,
         dropout=0.0,
+        **others,
     )
     assert weights is None
     return output
@@ -106,6 +118,16 @@ def test_a_sliding_window_limits_how_far_a_token_sees(
     torch.testing.assert_close(
         packed_together(packed, Layer(causal), window=window),
         one_by_one(packed, causal=causal, window=window),
+    )
+
+
+@pytest.mark.parametrize("name", ["softcap", "s_aux", "position_bias"])
+def test_what_would_change_the_scores_is_refused(name: str) -> None:
+    packed = tensors(2, 2)
+    with pytest.raises(NotImplementedError, match=name):
+        packed_together(packed, Layer(False), **{name: 1.0})
+    torch.testing.assert_close(
+        packed_together(packed, Layer(False), **{name: None}), one_by_one(packed)
     )
 
 
@@ -134,13 +156,13 @@ def test_transformers_knows_the_function_and_has_no_mask_for_it() -> None:
 
 
 def test_neighbours_of_one_length_share_a_group() -> None:
-    groups = equal_length_groups(np.array([3, 3, 5, 3], dtype=np.int32))
+    groups = equal_length_groups([3, 3, 5, 3])
     assert groups == [Group(0, 2, 3), Group(6, 1, 5), Group(11, 1, 3)]
 
 
 @given(st.lists(st.integers(1, 9), max_size=20))
 def test_groups_cover_the_texts_in_order(lengths: list[int]) -> None:
-    groups = equal_length_groups(np.array(lengths, dtype=np.int32))
+    groups = equal_length_groups(lengths)
     assert [length for _, texts, length in groups for _ in range(texts)] == lengths
     end = 0
     for start, texts, length in groups:

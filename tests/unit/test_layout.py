@@ -20,30 +20,60 @@ MAX_LINES = 300
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("appliance.__main__", "compat.conformance"),
     ("appliance.cli",),
+    ("appliance.bulk.command",),
+    (
+        "appliance.bulk.job",
+        "appliance.bulk.output",
+        "appliance.bulk.reader",
+        "appliance.bulk.sameness",
+    ),
+    ("appliance.bulk.lines", "appliance.bulk.parts"),
+    ("appliance.bulk.embedder", "appliance.bulk.folder", "appliance.bulk.progress"),
+    (
+        "appliance.bulk.ahead",
+        "appliance.bulk.arguments",
+        "appliance.bulk.chunks",
+        "appliance.bulk.columns",
+        "appliance.bulk.durable",
+        "appliance.bulk.faults",
+        "appliance.bulk.signals",
+    ),
     ("appliance.server",),
     ("appliance.app",),
     ("appliance.api", "compat.openai"),
-    ("compat.bodies",),
+    ("compat.bodies", "compat.rendering"),
     ("appliance.auth", "appliance.context"),
     ("appliance.engine.service",),
     ("appliance.engine.served",),
-    ("appliance.engine.device", "appliance.engine.inputs"),
+    ("appliance.engine.calibration", "appliance.engine.device", "appliance.engine.inputs"),
+    ("appliance.engine.execution",),
     ("appliance.engine.prompts", "appliance.engine.vectors", "appliance.engine.vocabulary"),
     ("appliance.engine.loading",),
+    ("appliance.engine.fidelity",),
     ("appliance.engine.model",),
+    ("appliance.engine.heads",),
+    ("appliance.engine.transformer",),
     (
         "appliance.engine.attention",
+        "appliance.engine.placement",
         "appliance.engine.pooling",
         "appliance.engine.prepack",
+        "appliance.engine.quantization",
         "appliance.engine.sources",
+        "appliance.engine.splade",
+        "appliance.engine.staging",
+        "appliance.engine.static",
         "appliance.engine.tokenizer",
     ),
-    ("appliance.engine.registry",),
-    ("appliance.engine.batcher",),
+    ("appliance.engine.registry", "appliance.engine.remote_code", "appliance.engine.weights"),
+    ("appliance.engine.chain",),
+    ("appliance.engine.modules",),
+    ("appliance.engine.batcher", "appliance.engine.cores"),
     ("appliance.engine.types",),
     ("appliance.configuration",),
-    ("appliance.settings", "appliance.errors"),
-    ("appliance", "appliance.engine", "compat"),
+    ("appliance.settings",),
+    ("appliance.model_settings", "appliance.errors"),
+    ("appliance", "appliance.bulk", "appliance.engine", "compat"),
 )
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 EMPTY = LAYERS[-1]
@@ -121,7 +151,7 @@ def test_imports_go_down() -> None:
 
 def test_no_dialect_imports_another() -> None:
     dialects = {name for name in MODULES if name.startswith("compat.") and name.count(".") == 1}
-    dialects -= {"compat.bodies", "compat.conformance"}
+    dialects -= {"compat.bodies", "compat.rendering", "compat.conformance"}
     assert not [f for f in OWN_IMPORTS if f.importer in dialects and f.imported in dialects]
 
 
@@ -145,7 +175,8 @@ def test_pure_modules_need_no_torch_and_no_threads(module: str) -> None:
 def test_what_runs_before_the_port_answers_imports_no_torch() -> None:
     check = (
         "import sys, appliance.cli, appliance.server;"
-        "print(*sorted({'torch', 'transformers', 'tokenizers'} & sys.modules.keys()))"
+        "heavy = {'torch', 'transformers', 'tokenizers', 'pyarrow', 'rich'};"
+        "print(*sorted(heavy & sys.modules.keys()))"
     )
     result = subprocess.run(
         [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True

@@ -165,9 +165,36 @@ def test_a_revision_is_downloaded_by_its_commit(hub: FakeHub, tmp_path: Path) ->
 
 def test_only_files_of_use_are_downloaded(hub: FakeHub, tmp_path: Path) -> None:
     folder = locate("org/public", tmp_path)
-    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert found == set(FILES)
+    assert downloaded(folder) == set(FILES)
     assert not [line for line in hub.asked for name in LEFT_ALONE if line.endswith(name)]
+
+
+def downloaded(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_pickles_are_downloaded_only_where_allowed_and_needed(tmp_path: Path) -> None:
+    def repo(name: str, *files: str) -> FakeRepo:
+        for file in files:
+            (tmp_path / name / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / file).write_text(file)
+        return FakeRepo({"main": tmp_path / name})
+
+    older = ("config.json", "pytorch_model.bin", "2_Dense/pytorch_model.bin")
+    newer = (*older, "model.safetensors")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        run_hub(org__older=repo("older", *older), org__newer=repo("newer", *newer)) as hub,
+    ):
+        use_endpoint(patch, hub.url)
+
+        def locate_all(model: str, cache: str, *, pickles: bool) -> set[str]:
+            place = {"revision": None, "token": None, "cache": tmp_path / cache}
+            return downloaded(locate_model(model, pickles=pickles, **place))
+
+        assert locate_all("org/older", "1", pickles=False) == {"config.json"}
+        assert locate_all("org/older", "2", pickles=True) == set(older)
+        assert locate_all("org/newer", "3", pickles=True) == set(newer) - {"pytorch_model.bin"}
 
 
 def test_a_private_model_is_downloaded_with_its_token(tmp_path: Path) -> None:

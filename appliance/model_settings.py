@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be set for one model; a part of the one settings tree, see :mod:`appliance.settings`."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+__all__ = ["EMBEDDED_PREFIX", "ModelSettings", "TokenIds", "decode_items"]
+
+EMBEDDED_PREFIX = "embedded:"
+
+Pooling = Literal["cls", "mean", "max", "last_token", "weighted_mean", "mean_sqrt_len", "splade"]
+MemorySize = Annotated[str, Field(pattern=r"^\d+(\.\d+)?\s*[KMGT]i?B$")]
+TokenIds = Literal["cl100k_base", "native", "reject"]
+
+
+class ModelSettings(BaseModel):
+    """What can be set for one served model."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
+    )
+
+    model: str = Field(min_length=1)
+    """Where the model comes from: a hub name (`BAAI/bge-small-en-v1.5`), a local folder, or
+    `embedded:all-MiniLM-L6-v2`, which needs no download."""
+
+    name: str = ""
+    """The name clients ask for. Unset: the hub name, the folder's own name, or what follows
+    `embedded:`."""
+
+    aliases: tuple[str, ...] = ()
+    """Further names that reach the same model, such as `text-embedding-3-small`."""
+
+    revision: str | None = None
+    """Commit, branch, tag or `refs/pr/N` on the hub. Unset: the main branch."""
+
+    dtype: Literal["auto", "auto_fast", "float32", "float16", "bfloat16"] = "auto"
+    """Number format of weights and arithmetic. `auto`: float32 on a CPU, bfloat16 on an
+    accelerator that has it. `auto_fast`: bfloat16 on a CPU too, where it has instructions for it
+    (AVX512-BF16 or AMX)."""
+
+    quantization: Literal["none", "int8", "nf4", "fp4"] = "none"
+    """Weights in fewer bits, by bitsandbytes: a quarter to an eighth of the memory, and vectors
+    that are less exact. How close they come to float32's is measured and logged at load. `dtype`
+    is what is computed in; `auto` is then bfloat16."""
+
+    device_map: str = Field(default="auto", pattern=r"^(auto|balanced|cpu|cuda(:\d+)?)$")
+    """Device that the model runs on: `auto` (the accelerator with the most room, else the CPU; a
+    model that is too large for one is shared out over all, RAM and disk), `balanced` (its layers
+    spread evenly over all accelerators), `cpu`, `cuda` or `cuda:N`."""
+
+    max_memory: dict[str, MemorySize] | None = None
+    """Most memory that the model's weights take of each device, such as
+    `{"cuda:0": "20GiB", "cpu": "64GiB"}`. Layers for which there is no room are read from disk for
+    each batch. Only with `device_map` `auto` or `balanced`."""
+
+    replicas: PositiveInt = 1
+    """Copies of the model, each on an accelerator of its own. They share one queue."""
+
+    compile: bool = False
+    """Compile the model at load with torch.compile: some percent more speed for a minute's wait.
+    On a CPU it needs a C++ compiler. Where it fails, the model runs without."""
+
+    pooling: Pooling | None = None
+    """How token vectors become one vector. `splade`: one value for each word of the vocabulary, by
+    the head of a masked language model. Unset: as the model's own files say."""
+
+    normalize: bool | None = None
+    """Whether vectors are scaled to unit length. Unset: on OpenAI's route yes, as OpenAI's are. A
+    request may say otherwise."""
+
+    truncate: bool = False
+    """Cut texts that are longer than the model reads, rather than refuse them. A request may say
+    otherwise."""
+
+    prompts: dict[str, str] | None = None
+    """Prompts by name, beside those in the model's files or in their place, such as
+    `{"query": "query: "}`. A request picks one by `prompt_name` or `input_type`."""
+
+    default_prompt_name: str | None = None
+    """Prompt that goes before each text where the request says nothing. Unset: as the model's own
+    files say."""
+
+    token_ids: TokenIds = "cl100k_base"  # noqa: S105  # the name of a vocabulary
+    """What a list of token ids in `input` means: ids of OpenAI's `cl100k_base`, which are decoded
+    and tokenised anew for the model; `native` ids of the model's own vocabulary, used as they
+    are; or `reject`. A request may say otherwise with `token_encoding`."""
+
+    calibration: Path | None = None
+    """What the ranges of `output_dtype` `int8` and `uint8` are taken from: a text file of 100 to
+    10 000 texts like yours, one a line; or an `.npy` file of their embeddings, or of two rows, the
+    least and the greatest value of each dimension. Unset: texts that come with the server."""
+
+    max_input_tokens: PositiveInt | None = None
+    """Longest text in tokens, special tokens included. Unset: what the model was made for."""
+
+    max_client_batch_size: PositiveInt = 2048
+    """Most inputs in one request."""
+
+    max_request_tokens: PositiveInt = 300_000
+    """Most tokens in one request, all inputs together."""
+
+    max_concurrent_requests: PositiveInt = 512
+    """Most requests being worked on at once; one more is answered 429."""
+
+    max_queue_tokens: PositiveInt = 1_000_000
+    """Most tokens waiting for this model; a request that would exceed it is answered 429, unless
+    nothing else waits."""
+
+    max_batch_tokens: PositiveInt = 16384
+    """Most tokens in one forward pass. A CPU works on smaller batches, which its caches hold."""
+
+    max_batch_requests: PositiveInt | None = None
+    """Most texts in one forward pass."""
+
+    payload_limit: PositiveInt = 32_000_000
+    """Largest request body in bytes."""
+
+    tokenization_workers: PositiveInt | None = None
+    """Threads that tokenise. Unset: one for each core but one."""
+
+    pickle_weights: bool = False
+    """Read weights in PyTorch's older format (`pytorch_model.bin`) where a model has no
+    safetensors. Such files can run code when they are read; torch guards against it, and has
+    failed to before. Only for authors you trust."""
+
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Only for authors you trust."""
+
+    @field_validator("aliases", mode="before")
+    @classmethod
+    def _decode_aliases(cls, value: object) -> object:
+        return decode_items(value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_name(cls, data: Any) -> Any:
+        if isinstance(data, dict) and not data.get("name") and isinstance(data.get("model"), str):
+            data = {**data, "name": _name_of(data["model"])}
+        return data
+
+    @model_validator(mode="after")
+    def _placement_is_possible(self) -> Self:
+        if self.max_memory is not None:
+            if self.device_map not in ("auto", "balanced"):
+                raise ValueError(
+                    f"max_memory shares out a model, but device_map puts it on {self.device_map!r};"
+                    " set device_map to 'auto' or 'balanced', or leave max_memory out"
+                )
+            if unknown := [n for n in self.max_memory if not re.fullmatch(r"cpu|cuda:\d+", n)]:
+                raise ValueError(
+                    f"max_memory names {unknown[0]!r}; devices are called 'cpu' and 'cuda:N'"
+                )
+        if self.replicas > 1 and (self.device_map != "auto" or self.max_memory is not None):
+            raise ValueError(
+                "replicas puts one whole copy on each of several accelerators; it goes with"
+                " device_map 'auto' and without max_memory"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _names_fit_in_a_url(self) -> Self:
+        for name in (self.name, *self.aliases):
+            if not name or name != name.strip("/ ") or any(c.isspace() or c in "?#%" for c in name):
+                raise ValueError(
+                    f"name {name!r} cannot stand in a URL: it needs at least one character, and"
+                    " none of white space, '?', '#', '%' or a slash at either end"
+                )
+            if name.count("/") > 1:
+                raise ValueError(f"name {name!r} has more than one slash; set a shorter name")
+        return self
+
+
+def _name_of(model: str) -> str:
+    if model.startswith(EMBEDDED_PREFIX):
+        return model.removeprefix(EMBEDDED_PREFIX)
+    is_path = model.startswith((".", "/", "~")) or Path(model).is_dir()
+    return Path(model).expanduser().resolve().name if is_path else model
+
+
+def decode_items(value: object) -> object:
+    """Read the one string that a variable or a flag can hold.
+
+    It is JSON (``[...]`` or ``{...}``), or items separated by commas, each a plain word or JSON:
+    ``a,b`` and ``a,{"model": "b"}``.
+    """
+    if not isinstance(value, str):
+        return value
+    items: list[object] = []
+    rest = value.strip()
+    while rest:
+        if rest[0] in '[{"':
+            try:
+                item, end = json.JSONDecoder().raw_decode(rest)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"not valid JSON: {error}") from None
+            rest = rest[end:].lstrip(" ,")
+        else:
+            word, _, rest = rest.partition(",")
+            item, rest = word.strip(), rest.lstrip(" ,")
+        items.append(item)
+    return items[0] if len(items) == 1 and isinstance(items[0], (dict, list)) else items
