@@ -12,7 +12,6 @@ import math
 from typing import Annotated, Any, cast
 
 import msgspec
-import orjson
 from litestar import Controller, Request, Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
@@ -21,7 +20,13 @@ from appliance.context import elapsed_milliseconds
 from appliance.engine.inputs import Inputs
 from appliance.engine.served import ServedModel
 from appliance.engine.service import Engine
-from appliance.engine.types import Embedding, EmbedOptions, InputType, Timings, TruncationDirection
+from appliance.engine.types import (
+    Embedding,
+    EmbedOptions,
+    InputType,
+    OutputDtype,
+    TruncationDirection,
+)
 from appliance.errors import (
     ApplianceError,
     InvalidRequest,
@@ -33,11 +38,9 @@ from appliance.errors import (
 )
 from appliance.settings import TokenIds
 from compat.bodies import check_body_size, parse_body, read_json_body
+from compat.rendering import off_the_loop, render_vector, server_timing
 
 __all__ = ["OpenAIController", "render_error"]
-
-INLINE_NUMBERS = 8192
-"""Numbers that are encoded on the event loop itself: well under a millisecond."""
 
 
 class EmbeddingRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -49,6 +52,7 @@ class EmbeddingRequest(msgspec.Struct, forbid_unknown_fields=True):
     dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
     user: str | None = None
     normalize: bool | None = None
+    output_dtype: OutputDtype | None = None
     truncate: bool | None = None
     truncation_direction: TruncationDirection | None = None
     token_encoding: TokenIds | None = None
@@ -58,10 +62,10 @@ class EmbeddingRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class EmbeddingObject(msgspec.Struct):
-    """One vector. ``bytes`` are written as base64, ``Raw`` as it is."""
+    """One vector, as :func:`~compat.rendering.render_vector` gives it."""
 
     index: int
-    embedding: bytes | memoryview | msgspec.Raw
+    embedding: memoryview | msgspec.Raw
     object: str = "embedding"
 
 
@@ -140,6 +144,7 @@ class OpenAIController(Controller):
         options = EmbedOptions(
             dimensions=wanted.dimensions,
             normalize=wanted.normalize,
+            output_dtype=wanted.output_dtype or "float",
             truncate=wanted.truncate,
             truncation_direction=wanted.truncation_direction or "right",
             token_encoding=wanted.token_encoding,
@@ -148,11 +153,8 @@ class OpenAIController(Controller):
             input_type=wanted.input_type,
         )
         result = await engine.embed(model, _inputs(wanted.input), options)
-        if result.vectors.size <= INLINE_NUMBERS:
-            content = _render(result, model.name, as_base64)
-        else:
-            content = await engine.in_background(lambda: _render(result, model.name, as_base64))
-        headers = _headers(request) | {"server-timing": _server_timing(result.timings)}
+        content = await off_the_loop(engine, result, lambda: _render(result, model.name, as_base64))
+        headers = _headers(request) | {"server-timing": server_timing(result.timings)}
         return Response(content, media_type="application/json", headers=headers)
 
     @get(
@@ -247,13 +249,7 @@ def _render(result: Embedding, model: str, as_base64: bool) -> bytes:
     for index, row in enumerate(result.vectors):
         if index:
             answer += b","
-        # base64 of little-endian values, whatever the machine; no Python float for any number
-        embedding = (
-            row.astype("<f4", copy=False).data.cast("B")
-            if as_base64
-            else msgspec.Raw(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY))
-        )
-        _encoder.encode_into(EmbeddingObject(index, embedding), answer, -1)
+        _encoder.encode_into(EmbeddingObject(index, render_vector(row, as_base64)), answer, -1)
     tail = _encoder.encode(ResponseTail(model, Usage(result.tokens, result.tokens)))
     return bytes(answer + b"]," + tail[1:])
 
@@ -263,12 +259,6 @@ def _headers(request: Request[Any, Any, Any]) -> dict[str, str]:
         "openai-processing-ms": str(round(elapsed_milliseconds(request.scope))),
         "openai-version": "2020-10-01",
     }
-
-
-def _server_timing(timings: Timings) -> str:
-    """Where the time went, in milliseconds (https://www.w3.org/TR/server-timing/)."""
-    parts = {name: getattr(timings, name) for name in ("tokenize", "queue", "forward")}
-    return ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in parts.items())
 
 
 _TYPES: tuple[tuple[type[ApplianceError], str, str | None], ...] = (

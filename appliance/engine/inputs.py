@@ -15,7 +15,7 @@ from appliance.engine.vocabulary import TokenVocabulary
 from appliance.errors import InputTooLong, InvalidRequest, RequestTooManyTokens
 from appliance.settings import ModelSettings
 
-__all__ = ["Inputs", "check_count", "check_total", "tokenize"]
+__all__ = ["Inputs", "check_count", "check_dimensions", "check_total", "tokenize"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,19 @@ def check_count(inputs: Inputs, model: ModelSettings) -> None:
         if not len(item):
             path = inputs.path(position)
             raise InvalidRequest(f"{path} is empty; it must hold at least one token.", param=path)
+
+
+def check_dimensions(dimensions: int | None, dimension: int) -> None:
+    """Refuse vectors that are longer than the model's.
+
+    Raises:
+        InvalidRequest: Naming the field.
+    """
+    if dimensions is not None and not 1 <= dimensions <= dimension:
+        raise InvalidRequest(
+            f"dimensions is {dimensions}, but must be between 1 and {dimension} for this model.",
+            param="dimensions",
+        )
 
 
 def check_total(texts: Sequence[TokenArray], model: ModelSettings) -> int:
@@ -124,6 +137,8 @@ def tokenize(
                 f" {len(text)}. Shorten it, or send truncate: true to have it cut.",
                 param=path,
             )
+        if options.on_truncate is not None:
+            options.on_truncate(inputs.first + position)
         texts[position] = backend.tokenizer.cut(
             text, limit, options.truncation_direction, prompt.tokens
         )

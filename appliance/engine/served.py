@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Literal
 
-from appliance.engine.device import Lane, available_cores
+from appliance.engine.calibration import Calibration
+from appliance.engine.cores import available_cores
+from appliance.engine.device import Lane
 from appliance.engine.inputs import Inputs, tokenize
-from appliance.engine.prompts import Prompt
+from appliance.engine.prompts import Prompt, choose_prompt
 from appliance.engine.types import Backend, EmbedOptions, TokenArray
 from appliance.engine.vocabulary import TokenVocabulary
 from appliance.settings import ModelSettings
@@ -40,6 +42,8 @@ class ServedModel:
         self.created = int(time.time())
         self.requests = 0
         self.lane: Lane | None = None
+        self.calibration: Calibration | None = None
+        """There as soon as ``lane`` is."""
         self.loaded = asyncio.Event()
         """Set once ``state`` is no longer ``loading``."""
         workers = settings.tokenization_workers or max(1, available_cores() - 1)
@@ -55,7 +59,6 @@ class ServedModel:
         backend: Backend,
         inputs: Inputs,
         options: EmbedOptions,
-        prompt: str,
         vocabulary: TokenVocabulary,
     ) -> tuple[list[TokenArray], int]:
         """Turn inputs into ids on the model's own threads.
@@ -64,9 +67,11 @@ class ServedModel:
             Ids of each input, and how many of the first are a prompt that is not pooled.
 
         Raises:
-            InvalidRequest: An input cannot be read, or is too long and may not be cut.
+            InvalidRequest: There is no such prompt; or an input cannot be read, or is too long
+                and may not be cut.
         """
         loop = asyncio.get_running_loop()
+        prompt = choose_prompt(backend.prompts, backend.default_prompt_name, self.settings, options)
         length = 0
         if prompt:
             measure = backend.tokenizer.prompt_length

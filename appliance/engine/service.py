@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Literal, TypeVar
 
+from appliance.engine.calibration import Calibration, read_calibration
 from appliance.engine.device import Device, Lane
-from appliance.engine.inputs import Inputs, check_count, check_total
-from appliance.engine.prompts import choose_prompt
+from appliance.engine.inputs import Inputs, check_count, check_dimensions, check_total
 from appliance.engine.served import ServedModel
 from appliance.engine.types import (
     Backend,
@@ -24,12 +25,12 @@ from appliance.engine.types import (
     Job,
     Timings,
     TokenArray,
+    Vectors,
 )
 from appliance.engine.vectors import finish_vectors
 from appliance.engine.vocabulary import TokenVocabulary
 from appliance.errors import (
     ApplianceError,
-    InvalidRequest,
     ModelNotFound,
     ModelUnavailable,
     Overloaded,
@@ -40,12 +41,14 @@ __all__ = ["Engine", "Loader"]
 
 logger = logging.getLogger(__name__)
 
-Loader = Callable[[Settings, ModelSettings], Backend]
+Loader = Callable[[Settings, ModelSettings], Sequence[Backend]]
+"""Loads one model; several copies where it is to have several, each on a device of its own."""
 
 Result = TypeVar("Result")
+Finished = TypeVar("Finished", bound=Vectors)
 
 
-def _load_with_torch(settings: Settings, model: ModelSettings) -> Backend:
+def _load_with_torch(settings: Settings, model: ModelSettings) -> Sequence[Backend]:
     # Not at the top: torch and transformers take seconds to read, and the port answers meanwhile.
     from appliance.engine.loading import load_model
 
@@ -76,6 +79,7 @@ class Engine:
             for name in (model.settings.name, *model.settings.aliases)
         }
         self._devices: dict[str, Device] = {}
+        self._scheduling = threading.Lock()
         self._vocabulary = TokenVocabulary(settings.token_vocabulary_dir)
         self._background = ThreadPoolExecutor(1, "background")
         self._loader = ThreadPoolExecutor(1, "loader")
@@ -89,6 +93,9 @@ class Engine:
         """Let the batches in flight finish and end every thread."""
         for task in self._loading:
             task.cancel()
+        for model in self.models:
+            if model.calibration is not None:
+                model.calibration.stop()
         for device in self._devices.values():
             await asyncio.to_thread(device.stop)
         for pool in (self._background, self._loader, *(m.tokenizers for m in self.models)):
@@ -135,24 +142,26 @@ class Engine:
         model.requests += 1
         try:
             lane = await self._lane(model)
-            _check_dimensions(options.dimensions, lane.backend.dimension)
+            check_dimensions(options.dimensions, lane.backend.dimension)
+            normalize = _first_set(options.normalize, model.settings.normalize, True)
+            calibration = model.calibration if options.output_dtype in ("int8", "uint8") else None
+            if calibration is not None:
+                calibration.check(options.dimensions, normalize)
             started = time.perf_counter()
-            prompt = choose_prompt(
-                lane.backend.prompts, lane.backend.default_prompt_name, model.settings, options
-            )
-            texts, unpooled = await model.tokenize(
-                lane.backend, inputs, options, prompt, self._vocabulary
-            )
+            texts, unpooled = await model.tokenize(lane.backend, inputs, options, self._vocabulary)
             tokens = check_total(texts, model.settings)
             tokenized = time.perf_counter()
-            normalize = _first_set(options.normalize, model.settings.normalize, True)
-            job, vectors = await self._compute(
-                model,
-                lane,
-                texts,
-                unpooled,
-                partial(finish_vectors, dimensions=options.dimensions, normalize=normalize),
+            ranges = None
+            if calibration is not None:
+                ranges = await calibration.ranges(options.dimensions, normalize)
+            finish = partial(
+                finish_vectors,
+                dimensions=options.dimensions,
+                normalize=normalize,
+                output_dtype=options.output_dtype,
+                ranges=ranges,
             )
+            job, vectors = await self._compute(model, lane, texts, unpooled, finish)
         finally:
             model.requests -= 1
         assert job.started is not None
@@ -172,30 +181,39 @@ class Engine:
         loop = asyncio.get_running_loop()
         started = time.perf_counter()
         try:
-            backend = await loop.run_in_executor(
+            source = await self.in_background(partial(read_calibration, model.settings.calibration))
+            backends = await loop.run_in_executor(
                 self._loader, self._load, self.settings, model.settings
             )
-            device = self._device(backend.device_name)
+            calibration = Calibration(
+                model.name,
+                source,
+                dimension=backends[0].dimension,
+                normalized=_first_set(model.settings.normalize, True),
+                embed=partial(self._embed_plainly, model),
+            )
+            copies = {self._device(backend.device_name): backend for backend in backends}
             budget = model.settings.max_batch_tokens
-            budget = min(budget, device.max_batch_tokens or budget)
-            await asyncio.wrap_future(device.run(partial(backend.warm_up, budget)))
+            for device, backend in copies.items():
+                warm_up = partial(backend.warm_up, device.batch_tokens(backend, budget))
+                await asyncio.wrap_future(device.run(warm_up))
         except Exception as error:  # any fault of a model's files; the other models go on
             known = isinstance(error, ApplianceError)
             model.reason = str(error) if known else f"{type(error).__name__}: {error}"
             model.state = "failed"
             logger.error("model %s: %s", model.name, model.reason, exc_info=not known)
         else:
-            model.lane = Lane(
-                model.name, device, backend, budget, model.settings.max_batch_requests
-            )
-            device.add(model.lane)
+            model.lane = Lane(model.name, copies, budget, model.settings.max_batch_requests)
+            for device in copies:
+                device.add(model.lane)
+            model.calibration = calibration
             model.state = "ready"
             logger.info("model %s: ready after %.1f s", model.name, time.perf_counter() - started)
         model.loaded.set()
 
     def _device(self, name: str) -> Device:
         if name not in self._devices:
-            self._devices[name] = Device(name, self.settings.cpu_workers)
+            self._devices[name] = Device(name, self.settings.cpu_workers, self._scheduling)
             self._devices[name].start()
         return self._devices[name]
 
@@ -214,18 +232,26 @@ class Engine:
             )
         return model.lane
 
+    async def _embed_plainly(self, model: ServedModel, texts: Sequence[str]) -> FloatMatrix:
+        """The chain's own output for texts that no request sent."""
+        lane = await self._lane(model)
+        options = EmbedOptions(truncate=True)
+        ids, unpooled = await model.tokenize(lane.backend, Inputs(texts), options, self._vocabulary)
+        _, vectors = await self._compute(model, lane, ids, unpooled, lambda vectors: vectors)
+        return vectors
+
     async def _compute(
         self,
         model: ServedModel,
         lane: Lane,
         texts: list[TokenArray],
         unpooled: int,
-        finish: Callable[[FloatMatrix], FloatMatrix],
-    ) -> tuple[Job, FloatMatrix]:
+        finish: Callable[[FloatMatrix], Finished],
+    ) -> tuple[Job, Finished]:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[FloatMatrix] = loop.create_future()
+        future: asyncio.Future[Finished] = loop.create_future()
 
-        def resolve(vectors: FloatMatrix | None, error: BaseException | None) -> None:
+        def resolve(vectors: Finished | None, error: BaseException | None) -> None:
             if future.done():
                 return
             if vectors is not None:
@@ -234,19 +260,24 @@ class Engine:
                 future.set_exception(error)
 
         def done(job: Job) -> None:
-            vectors = None if job.vectors is None or job.error else finish(job.vectors)
+            vectors, error = None, job.error
+            if job.vectors is not None and error is None:
+                try:
+                    vectors = finish(job.vectors)
+                except Exception as fault:  # whatever it is, the request is answered
+                    error = fault
             with suppress(RuntimeError):  # the loop has closed: nobody waits any more
-                loop.call_soon_threadsafe(resolve, vectors, job.error)
+                loop.call_soon_threadsafe(resolve, vectors, error)
 
         job = Job(texts, done, unpooled)
         waiting = lane.queue.tokens
         if waiting and waiting + job.tokens > model.settings.max_queue_tokens:
             raise self._overloaded(model, f"{waiting} tokens are waiting")
-        lane.device.submit(lane, job)
+        lane.submit(job)
         try:
             return job, await future
         except asyncio.CancelledError:
-            lane.device.cancel(lane, job)
+            lane.cancel(job)
             raise
 
     def _overloaded(self, model: ServedModel, reason: str) -> Overloaded:
@@ -255,14 +286,6 @@ class Engine:
             f"Rate limit reached for '{model.name}': {reason}. Please try again in"
             f" {max(seconds, 0.1):.1f}s.",
             retry_after=max(seconds, 0.1),
-        )
-
-
-def _check_dimensions(dimensions: int | None, dimension: int) -> None:
-    if dimensions is not None and not 1 <= dimensions <= dimension:
-        raise InvalidRequest(
-            f"dimensions is {dimensions}, but must be between 1 and {dimension} for this model.",
-            param="dimensions",
         )
 
 

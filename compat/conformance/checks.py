@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
+    "STEP_TOLERANCE",
     "ErrorBody",
     "Mismatch",
     "NotOffered",
@@ -22,6 +23,7 @@ __all__ = [
     "expect_raises",
     "expect_raises_async",
     "expect_same",
+    "expect_steps",
     "expect_unit_length",
     "read_json",
     "vectors_of",
@@ -32,6 +34,10 @@ Vectors = NDArray[np.float64]
 Raised = TypeVar("Raised", bound=Exception)
 
 NORM_TOLERANCE = 1e-3
+
+STEP_TOLERANCE = 1
+"""Steps that a small number may be off when its text is embedded again, in other company."""
+
 ANY = object()
 
 
@@ -94,6 +100,17 @@ def expect_same(
         bool(np.allclose(here_norms, there_norms, rtol=NORM_TOLERANCE, atol=0)),
         f"{what} has the right direction, but another length",
     )
+
+
+def expect_steps(actual: Vectors, wanted: Vectors, what: str) -> None:
+    """Fail the case unless small numbers are those that are wanted, save for rounding.
+
+    Raises:
+        Mismatch: They are not.
+    """
+    expect_equal(f"shape of {what}", actual.shape, wanted.shape)
+    off = int(np.abs(actual - wanted).max())
+    expect(off <= STEP_TOLERANCE, f"{what} is off by {off}")
 
 
 def expect_unit_length(vectors: ArrayLike) -> None:

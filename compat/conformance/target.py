@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Self
 
 import httpx
+import numpy as np
 
 from compat.conformance.checks import (
     Mismatch,
@@ -19,11 +20,14 @@ from compat.conformance.checks import (
     vectors_of,
 )
 
-__all__ = ["Target"]
+__all__ = ["SMALL_NUMBERS", "Target"]
 
 VERSION_PATH = "/v1"
 TIMEOUT_SECONDS = 120.0
 LEAST_COSINE = 0.99999
+
+SMALL_NUMBERS = {"int8": np.int8, "uint8": np.uint8, "binary": np.int8, "ubinary": np.uint8}
+"""Values of ``output_dtype``, and the numbers that they stand for."""
 
 # Most words first would make a model that reads long texts work for minutes.
 _WORD_COUNTS = (600, 9_000, 40_000, 140_000)
@@ -140,6 +144,26 @@ class Target:
             NotOffered: The server does not know the field.
         """
         return vectors_of(_accepted(self.extended({"input": texts, **fields}))["data"])
+
+    def embed_small(
+        self, texts: str | Sequence[object], output_dtype: str, **fields: Any
+    ) -> Vectors:
+        """Embed texts as small whole numbers.
+
+        Raises:
+            NotOffered: The server does not know the field, or passes it over.
+            Mismatch: The numbers are out of range.
+        """
+        vectors = self.embed_extended(texts, output_dtype=output_dtype, **fields)
+        if not np.equal(vectors, np.round(vectors)).all():
+            raise NotOffered("output_dtype is passed over")
+        limits = np.iinfo(SMALL_NUMBERS[output_dtype])
+        least, greatest = vectors.min(), vectors.max()
+        expect(
+            bool(limits.min <= least and greatest <= limits.max),
+            f"numbers go from {least:.0f} to {greatest:.0f}, which {limits.dtype} does not",
+        )
+        return vectors
 
 
 def _accepted(response: httpx.Response) -> dict[str, Any]:

@@ -264,7 +264,7 @@ class Gate:
 def test_one_request_too_many_is_told_when_to_come_back() -> None:
     gate = Gate()
     settings = Settings(models=(ModelSettings(model=MODEL, max_concurrent_requests=1),))
-    with run_in_thread(settings, lambda *_: FakeBackend(before_forward=gate)) as server:
+    with run_in_thread(settings, lambda *_: [FakeBackend(before_forward=gate)]) as server:
         first: list[httpx.Response] = []
         thread = threading.Thread(target=lambda: first.append(server.embed(model=MODEL, input="a")))
         thread.start()
@@ -283,7 +283,7 @@ def test_one_request_too_many_is_told_when_to_come_back() -> None:
 def test_the_waiting_room_is_counted_in_tokens() -> None:
     gate = Gate()
     settings = Settings(models=(ModelSettings(model=MODEL, max_queue_tokens=10),), cpu_workers=1)
-    with run_in_thread(settings, lambda *_: FakeBackend(before_forward=gate)) as server:
+    with run_in_thread(settings, lambda *_: [FakeBackend(before_forward=gate)]) as server:
         results: dict[str, httpx.Response] = {}
 
         def ask(text: str) -> None:
@@ -319,7 +319,7 @@ def test_a_fault_of_the_model_is_ours_and_keeps_its_details(
             raise ValueError("secret detail")
 
     settings = Settings(models=(ModelSettings(model=MODEL),))
-    with run_in_thread(settings, lambda *_: FakeBackend(before_forward=fail)) as server:
+    with run_in_thread(settings, lambda *_: [FakeBackend(before_forward=fail)]) as server:
         bad = server.embed(model=MODEL, input=["fine text", "bad"])
         message = assert_error(bad, 500, kind="server_error")
         assert "secret" not in message
@@ -335,7 +335,7 @@ def test_nan_never_leaves_the_server() -> None:
             return vectors
 
     settings = Settings(models=(ModelSettings(model=MODEL),))
-    with run_in_thread(settings, lambda *_: Broken()) as server:
+    with run_in_thread(settings, lambda *_: [Broken()]) as server:
         assert "NaN" in assert_error(server.embed(model=MODEL, input="x"), 500, kind="server_error")
         assert server.embed(model=MODEL, input="x y").status_code == 200
 
@@ -353,7 +353,7 @@ def test_an_unforeseen_fault_has_the_same_shape(monkeypatch: pytest.MonkeyPatch)
 def test_loading_and_failed_models_answer_503() -> None:
     release = threading.Event()
 
-    def load(settings: Settings, model: ModelSettings) -> FakeBackend:
+    def load(settings: Settings, model: ModelSettings) -> list[FakeBackend]:
         assert release.wait(30)
         if model.name == "broken":
             raise RuntimeError("no such weights")
@@ -380,7 +380,7 @@ def test_loading_and_failed_models_answer_503() -> None:
 def test_a_request_waits_for_a_model_that_is_loading() -> None:
     release = threading.Event()
 
-    def load(settings: Settings, model: ModelSettings) -> FakeBackend:
+    def load(settings: Settings, model: ModelSettings) -> list[FakeBackend]:
         assert release.wait(30)
         return load_fake(settings, model)
 

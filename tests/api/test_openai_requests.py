@@ -130,10 +130,10 @@ def test_a_prompt_goes_before_each_text(fields: dict[str, str], prompt: str) -> 
 
 
 def test_input_type_adds_nothing_where_the_model_has_no_such_prompt() -> None:
-    def load(*_: object) -> FakeBackend:
+    def load(*_: object) -> list[FakeBackend]:
         backend = FakeBackend()
         backend.prompts = {"summary": "sum up: "}
-        return backend
+        return [backend]
 
     with run_in_thread(load=load) as server:
         plain = vectors_of(server.embed(model=MODEL, input="a b"))

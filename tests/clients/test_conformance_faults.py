@@ -69,6 +69,11 @@ def flatten(content: dict[str, Any]) -> None:
     content.update(content.pop("error"))
 
 
+def replace(body: dict[str, Any], output_dtype: str, other: str) -> None:
+    if body.get("output_dtype") == output_dtype:
+        body["output_dtype"] = other
+
+
 ASKED: list[tuple[str, Edit]] = [
     ("http/encoding-base64", lambda body: body.update(encoding_format="float")),
     ("http/encoding-format-unknown", lambda body: body.pop("encoding_format")),
@@ -77,12 +82,20 @@ ASKED: list[tuple[str, Edit]] = [
     ("http/dimensions-out-of-range", lambda body: body.pop("dimensions", None)),
     ("http/too-long-text", lambda body: body.update(truncate=True)),
     ("http/unit-length", lambda body: body.update(normalize=False)),
+    ("http/output-dtype-int8-and-uint8", lambda body: replace(body, "int8", "uint8")),
+    ("http/output-dtype-binary-and-ubinary", lambda body: replace(body, "ubinary", "uint8")),
+    ("http/output-dtype-with-dimensions", lambda body: body.pop("dimensions", None)),
+    ("http/output-dtype-in-base64", lambda body: body.update(encoding_format="float")),
+    ("http/output-dtype-unknown", lambda body: body.update(output_dtype="int8")),
+    ("openai/output-dtype", lambda body: body.update(encoding_format="base64")),
 ]
 ANSWERED: list[tuple[str, Edit]] = [
     ("http/input-list", lambda content: content["data"].reverse()),
     ("http/same-text-twice", swap),
     ("http/unit-length", each_vector(lambda vector: [2 * number for number in vector])),
     ("http/encoding-base64", each_vector(swapped_bytes)),
+    ("http/output-dtype-int8-and-uint8", each_vector(lambda vector: [-n for n in vector])),
+    ("http/output-dtype-of-one-text-and-of-many", lambda content: content["data"].reverse()),
     ("http/usage", lambda content: content.update(usage={"prompt_tokens": 0, "total_tokens": 0})),
     ("http/unknown-model", flatten),
     ("http/unknown-model", lambda content: content["error"].update(code=None)),
@@ -107,6 +120,16 @@ def test_a_fault_is_seen(
         outcome = run_case(case, target)
     assert outcome.result is Result.FAILED, "the fault was not seen"
     assert outcome.detail
+
+
+def test_output_dtype_is_skipped_where_it_is_passed_over(fake_server: RunningServer) -> None:
+    cases = select_cases(["*/output-dtype*"])
+    assert len(cases) >= 7
+    with Target(fake_server.url, "fake/model") as target:
+        ignore = Faulty(lambda body: body.pop("output_dtype", None), None)
+        target.http = httpx.Client(base_url=target.base_url, transport=ignore)
+        results = {run_case(case, target).result for case in cases}
+    assert results == {Result.NOT_OFFERED}
 
 
 def test_the_command_writes_what_it_prints(

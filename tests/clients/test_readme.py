@@ -38,6 +38,7 @@ def test_python_snippets(
     path = str(tmp_path / "vectors.npy")
     done = subprocess.run(
         [sys.executable, "-c", snippet + VECTORS_TO_FILE.format(path=path)],
+        cwd=tmp_path,
         env=client_environment,
         capture_output=True,
         text=True,

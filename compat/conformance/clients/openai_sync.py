@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from compat.conformance.checks import (
     expect_equal,
     expect_raises,
     expect_same,
+    expect_steps,
     expect_unit_length,
     vectors_of,
 )
@@ -164,6 +166,24 @@ def extra_body(target: Target) -> None:
             model=target.model, input=target.too_long, extra_body={"truncate": True}
         )
     expect_same(vectors_of(answer.data), wanted, target.least_cosine)
+
+
+@cases.of(Group.EXTENSION)
+def output_dtype(target: Target) -> None:
+    """Small whole numbers come as they are, where encoding_format is said."""
+    wanted = target.embed_small(TEXTS[0], "int8")
+    options = {"output_dtype": "int8"}
+    with _client(target) as client:
+        create = client.embeddings.create
+        plain = create(
+            model=target.model, input=TEXTS[0], encoding_format="float", extra_body=options
+        )
+        encoded = create(
+            model=target.model, input=TEXTS[0], encoding_format="base64", extra_body=options
+        )
+    expect_steps(vectors_of(plain.data), wanted, "list of numbers")
+    raw = base64.b64decode(str(encoded.data[0].embedding))
+    expect_equal("bytes", len(raw), wanted.shape[1])
 
 
 @cases.of(Group.AUTH)

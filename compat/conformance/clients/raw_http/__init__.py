@@ -3,7 +3,14 @@
 
 from __future__ import annotations
 
-from compat.conformance.clients.raw_http import auth, embeddings, errors, extensions, models
+from compat.conformance.clients.raw_http import (
+    auth,
+    embeddings,
+    errors,
+    extensions,
+    models,
+    output_dtypes,
+)
 
 __all__ = ["cases"]
 
@@ -13,4 +20,5 @@ cases = [
     *errors.cases,
     *auth.cases,
     *extensions.cases,
+    *output_dtypes.cases,
 ]
