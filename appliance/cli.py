@@ -13,6 +13,7 @@ from typing import Any
 from pydantic_settings import CliSettingsSource
 
 from appliance import __version__
+from appliance.bulk.arguments import add_embed_flags, take_embed_arguments
 from appliance.configuration import (
     SettingsFault,
     add_settings_flags,
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"appliance {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_command(commands, "serve", "serve models over HTTP", _serve)
+    _add_embed(commands)
     config = commands.add_parser("config", help="show, check and move settings")
     actions = config.add_subparsers(metavar="ACTION", required=True)
     _add_command(actions, "show", "print the settings in force, secrets hidden", _show)
@@ -63,6 +65,26 @@ def _add_command(commands: Any, name: str, text: str, action: Action) -> None:
     def run(parsed: argparse.Namespace) -> int:
         settings = _settings_or_none(flags, parsed)
         return EXIT_BAD_SETTINGS if settings is None else action(parsed, settings)
+
+    parser.set_defaults(run=run)
+
+
+def _add_embed(commands: Any) -> None:
+    text = "embed a whole file, without a server"
+    parser = commands.add_parser("embed", help=text, description=text.capitalize() + ".")
+    add_embed_flags(parser)
+    flags = add_settings_flags(parser)
+
+    def run(parsed: argparse.Namespace) -> int:
+        arguments = take_embed_arguments(parsed)
+        settings = _settings_or_none(flags, parsed)
+        if settings is None:
+            return EXIT_BAD_SETTINGS
+        os.environ.update(settings.environment)
+        # After the line above, as for the server; and no other command needs pyarrow.
+        from appliance.bulk.command import embed_file
+
+        return embed_file(settings, arguments)
 
     parser.set_defaults(run=run)
 
