@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from tokenizers import Tokenizer
 
@@ -14,13 +14,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["BATCH_TOKENS", "Load", "batch_tokens", "make_load", "request_bodies"]
+__all__ = ["BATCH_TOKENS", "Load", "Shape", "batch_tokens", "make_load", "request_bodies"]
+
+Shape = Literal["short", "mixed", "long"]
 
 BATCH_TOKENS = 1024
 """Tokens a batch of the GEMM floor."""
 
 LOG_MEAN, LOG_DEVIATION = 3.4, 0.9
 LEAST_WORDS, MOST_WORDS = 1, 240
+"""Of mixed texts, whose lengths are lognormal."""
+
+EVEN_WORDS: dict[Shape, tuple[int, int]] = {"short": (8, 18), "long": (198, 254)}
+"""Of texts of similar length: 10 to 20 tokens, and 200 to 256, which MiniLM just reads."""
 
 # Each is one token of BERT's vocabulary, so that a text's tokens are its words + 2.
 WORDS = """
@@ -49,23 +55,31 @@ class Load:
     def tokens(self) -> int:
         return sum(self.token_counts)
 
+    def first(self, count: int) -> Load:
+        """Its first texts."""
+        return replace(self, texts=self.texts[:count], token_counts=self.token_counts[:count])
 
-def make_load(model_folder: Path, count: int, seed: int) -> Load:
-    """Draw `count` texts of lognormal length."""
+
+def make_load(model_folder: Path, count: int, seed: int, shape: Shape = "mixed") -> Load:
+    """Draw `count` texts."""
     tokenizer = Tokenizer.from_file(str(model_folder / "tokenizer.json"))
     # MiniLM's file cuts at 128 tokens and pads to them: neither is what the model is served with.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     generator = random.Random(seed)
-    texts = tuple(_text(generator) for _ in range(count))
+    texts = tuple(_text(generator, shape) for _ in range(count))
     lone_text = "the quick answer to a simple question"
     *counts, lone_tokens = (len(one.ids) for one in tokenizer.encode_batch([*texts, lone_text]))
     return Load(texts, tuple(counts), lone_text, lone_tokens)
 
 
-def _text(generator: random.Random) -> str:
-    words = int(generator.lognormvariate(LOG_MEAN, LOG_DEVIATION))
-    return " ".join(generator.choices(WORDS.split(), k=min(max(words, LEAST_WORDS), MOST_WORDS)))
+def _text(generator: random.Random, shape: Shape) -> str:
+    if shape == "mixed":
+        drawn = int(generator.lognormvariate(LOG_MEAN, LOG_DEVIATION))
+        words = min(max(drawn, LEAST_WORDS), MOST_WORDS)
+    else:
+        words = generator.randint(*EVEN_WORDS[shape])
+    return " ".join(generator.choices(WORDS.split(), k=words))
 
 
 def batch_tokens(token_counts: Sequence[int], budget: int = BATCH_TOKENS) -> list[int]:

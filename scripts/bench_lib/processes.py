@@ -6,15 +6,20 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
-__all__ = ["OFFLINE", "CpuMeter", "Process", "tree"]
+__all__ = ["OFFLINE", "SCRIPTS", "CpuMeter", "Process", "busy_core", "tree"]
+
+SCRIPTS = Path(__file__).parent.parent
+"""The folder to import `bench_lib` from."""
 
 OFFLINE: Mapping[str, str] = {
     "HF_HUB_OFFLINE": "1",
@@ -25,6 +30,7 @@ OFFLINE: Mapping[str, str] = {
 """No system may reach out while it is measured, nor tell anyone that it was."""
 
 STOP_SECONDS = 15.0
+SETTLE_SECONDS = 0.5
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -90,6 +96,20 @@ class Process:
         return sum(_peak_bytes(process) for process in tree(self.child.pid))
 
 
+@contextmanager
+def busy_core() -> Iterator[int]:
+    """Keep the machine's last core busy, and yield the process that does."""
+    core = max(os.sched_getaffinity(0))
+    loop = f"import os; os.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
+    child = subprocess.Popen([sys.executable, "-S", "-c", loop])
+    try:
+        time.sleep(SETTLE_SECONDS)
+        yield child.pid
+    finally:
+        child.kill()
+        child.wait()
+
+
 def tree(root: int) -> set[int]:
     """The process and its descendants."""
     children: dict[int, list[int]] = {}
@@ -123,10 +143,13 @@ def _peak_bytes(process: int) -> int:
 
 
 class CpuMeter:
-    """How much of the machine others used (other processes, idle servers, the hypervisor)."""
+    """How much of the machine others used (other processes, idle servers, the hypervisor).
 
-    def __init__(self, measured: int | None) -> None:
-        self.measured = {os.getpid()} | (tree(measured) if measured is not None else set())
+    Not counted are this process and the trees of those named.
+    """
+
+    def __init__(self, *measured: int) -> None:
+        self.measured = {os.getpid()}.union(*(tree(process) for process in measured))
         self.start = time.perf_counter()
         self.busy = _busy_seconds()
         self.ours = self._our_seconds()

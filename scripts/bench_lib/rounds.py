@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rounds: in each, every system is measured once, alone, the others being idle.
-
-Ratios are taken within a round, so that what slows the machine for a while slows both their sides.
-"""
+"""The rounds: in each, everything is measured once, alone, all else being idle."""
 
 from __future__ import annotations
 
@@ -10,167 +7,167 @@ import os
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bench_lib.load import batch_tokens
-from bench_lib.processes import CpuMeter
-from bench_lib.systems import ServerSystem
+from bench_lib.processes import CpuMeter, busy_core
+from bench_lib.results import Facts, Lone, Results, bare, floor
+from bench_lib.systems import LEAST_COSINE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from bench_lib.load import Load
-    from bench_lib.systems import Pass, System
+    from bench_lib.systems import Pass, ServerSystem, System
     from bench_lib.workers import Worker
 
-__all__ = ["BARE", "FLOOR", "LEAST_COSINE", "PREPACKED_FLOOR", "Lone", "Rate", "Results", "Rounds"]
+__all__ = ["Reference", "Rounds", "Scenario"]
 
 Step = Callable[[], str]
 """Measures one thing once; returns a line about it."""
 
-FLOOR = "GEMM floor"
-PREPACKED_FLOOR = "GEMM floor, weights prepacked"
-BARE = "bare forward pass"
-LEAST_COSINE = 0.9999
+
+@dataclass(frozen=True)
+class Reference:
+    """Texts, and the vectors that they should have."""
+
+    load: Load
+    vectors: NDArray[np.float32]
+
+    def first(self, count: int) -> Reference:
+        return Reference(self.load.first(count), self.vectors[:count])
 
 
-@dataclass
-class Rate:
-    """Throughput of one system; lists hold a value a round."""
+@dataclass(frozen=True)
+class Scenario:
+    """Conditions under which systems are measured."""
 
-    tokens_per_second: list[float] = field(default_factory=list)
-    foreign_share: list[float] = field(default_factory=list)
-    """Of the machine's time, what was used by neither the system nor the client."""
-    client_share: list[float] = field(default_factory=list)
-    cosine: float = 1.0
-    """The lowest to sentence-transformers' vectors, over all texts and passes."""
-    peak_bytes: int | None = None
-    start_seconds: float | None = None
-
-
-@dataclass
-class Lone:
-    """Milliseconds of a short text alone: one list a round."""
-
-    rounds: list[list[float]] = field(default_factory=list)
-
-    def medians(self) -> list[float]:
-        return [statistics.median(one) for one in self.rounds]
-
-    def percentile(self, percent: float) -> float:
-        return float(np.percentile([one for each in self.rounds for one in each], percent))
-
-
-@dataclass
-class Results:
-    """Everything measured, by the system's name; the floor and the bare pass among them."""
-
-    rates: dict[str, Rate] = field(default_factory=dict)
-    lone: dict[str, Lone] = field(default_factory=dict)
-    faults: dict[str, str] = field(default_factory=dict)
+    name: str
+    texts: Reference
+    clients: int
+    busy_core: bool = False
+    """Whether another process takes one of the cores."""
 
 
 class Rounds:
-    """Runs the rounds over systems that are up and idle."""
+    """Measures systems that are up and idle."""
 
-    def __init__(
-        self,
-        load: Load,
-        bare: Worker,
-        systems: Sequence[System],
-        reference: NDArray[np.float32],
-        lone_requests: int,
-    ) -> None:
-        self.load = load
-        self.bare = bare
-        self.systems = systems
-        self.reference = reference
-        self.lone_requests = lone_requests
+    def __init__(self, worker: Worker, systems: Sequence[System]) -> None:
+        self.worker = worker
         self.results = Results()
-        for name in (FLOOR, PREPACKED_FLOOR, *(system.name for system in systems)):
-            self.results.rates[name] = Rate()
+        for system in systems:
+            self.results.facts[system.name] = Facts(
+                dtype=system.dtype, start_seconds=system.start_seconds
+            )
 
-    def warm(self) -> None:
+    def warm(self, systems: Sequence[System], texts: Reference, clients: int) -> None:
         """One pass of each, checked but not timed."""
-        for system in self.systems:
-            _say(f"warm-up: {system.name}")
-            self._check(system.name, system.embed(self.load))
+        for system in systems:
+            say(f"warm-up: {system.name}")
+            self._check(system, system.embed(texts.load, clients), texts)
 
-    def run(self, count: int) -> Results:
-        floors = [self._floor(FLOOR), self._floor(PREPACKED_FLOOR)]
-        throughput = [*floors, *(self._throughput(system) for system in self.systems)]
-        servers = [system for system in self.systems if isinstance(system, ServerSystem)]
-        lone = [self._bare, *(self._lone(server) for server in servers)]
+    def run(self, count: int, *groups: Sequence[Step]) -> None:
+        """Run each group's steps once a round."""
         for number in range(count):
             # Another one begins each time, so that none always follows the same other.
-            for step in (*_rotated(throughput, number), *_rotated(lone, number)):
-                _say(f"round {number + 1} of {count}: {step()}")
-        for system in self.systems:
-            rate = self.results.rates[system.name]
-            rate.start_seconds = system.start_seconds
-            if system.process is not None:
-                rate.peak_bytes = system.process.peak_bytes()
-        return self.results
+            for step in [step for group in groups for step in _rotated(group, number)]:
+                say(f"round {number + 1} of {count}: {step()}")
 
-    def _floor(self, name: str) -> Step:
+    def note_peaks(self, systems: Sequence[System]) -> None:
+        """Keep how much memory each has needed so far."""
+        for system in systems:
+            if system.process is not None:
+                self.results.facts[system.name].peak_bytes = system.process.peak_bytes()
+
+    def floors(
+        self, scenario: Scenario, dtypes: Sequence[str], *, prepacked: bool = False
+    ) -> Iterator[Step]:
+        """Steps that time the linear layers alone, plain ones and if asked prepacked ones."""
+        for dtype in dtypes:
+            yield self._floor(scenario, dtype, prepacked=False)
+            if prepacked:
+                yield self._floor(scenario, dtype, prepacked=True)
+
+    def _floor(self, scenario: Scenario, dtype: str, *, prepacked: bool) -> Step:
+        name = floor(dtype, prepacked=prepacked)
+        load = scenario.texts.load
+
         def step() -> str:
-            rate = self.results.rates[name]
-            batches = batch_tokens(self.load.token_counts)
-            meter = CpuMeter(self.bare.child.pid)
-            seconds = self.bare.floor(batches, prepacked=name == PREPACKED_FLOOR)
+            meter = CpuMeter(self.worker.child.pid)
+            batches = batch_tokens(load.token_counts)
+            seconds = self.worker.floor(batches, dtype, prepacked=prepacked)
+            if seconds is None:
+                return f"{name}: not on this CPU"
+            rate = self.results.rate(scenario.name, name)
             rate.foreign_share.append(meter.foreign_share())
-            rate.tokens_per_second.append(self.load.tokens / seconds)
-            return f"{name}: {self.load.tokens / seconds:.0f} tokens/s"
+            rate.tokens_per_second.append(load.tokens / seconds)
+            return f"{name}: {load.tokens / seconds:.0f} tokens/s"
 
         return step
 
-    def _throughput(self, system: System) -> Step:
+    def throughput(self, scenario: Scenario, systems: Sequence[System]) -> Iterator[Step]:
+        """Steps that give each system the scenario's load."""
+        for system in systems:
+            yield self._throughput(scenario, system)
+
+    def _throughput(self, scenario: Scenario, system: System) -> Step:
+        load = scenario.texts.load
+
         def step() -> str:
-            rate = self.results.rates[system.name]
-            process = system.process
-            meter = CpuMeter(process.child.pid) if process is not None else None
-            one = system.embed(self.load)
-            if meter is not None:
-                rate.foreign_share.append(meter.foreign_share())
-            rate.tokens_per_second.append(self.load.tokens / one.seconds)
+            rate = self.results.rate(scenario.name, system.name)
+            with busy_core() if scenario.busy_core else nullcontext() as busy:
+                measured = [system.process.child.pid] if system.process is not None else []
+                meter = CpuMeter(*measured, *([busy] if busy is not None else []))
+                one = system.embed(load, scenario.clients)
+                if measured:
+                    rate.foreign_share.append(meter.foreign_share())
+            rate.tokens_per_second.append(load.tokens / one.seconds)
             machine_seconds = one.seconds * (os.cpu_count() or 1)
             rate.client_share.append(one.client_cpu_seconds / machine_seconds)
-            self._check(system.name, one)
-            return f"{system.name}: {self.load.tokens / one.seconds:.0f} tokens/s"
+            self._check(system, one, scenario.texts)
+            speed = f"{load.tokens / one.seconds:.0f} tokens/s"
+            return f"{scenario.name}: {system.name}: {speed}"
 
         return step
 
-    def _bare(self) -> str:
-        return self._keep_lone(BARE, self.bare.forward(self.load.lone_text, self.lone_requests))
+    def lone(
+        self, servers: Sequence[ServerSystem], dtypes: Sequence[str], text: str, times: int
+    ) -> Iterator[Step]:
+        """Steps that time a short text alone, and its forward pass with nothing around it."""
+        for dtype in dtypes:
+            yield self._bare(dtype, text, times)
+        for server in servers:
+            yield self._lone(server, text, times)
 
-    def _lone(self, server: ServerSystem) -> Step:
-        def step() -> str:
-            milliseconds = server.lone(self.load.lone_text, self.lone_requests)
-            return self._keep_lone(server.name, milliseconds)
+    def _bare(self, dtype: str, text: str, times: int) -> Step:
+        return lambda: self._keep(bare(dtype), self.worker.forward(text, dtype, times))
 
-        return step
+    def _lone(self, server: ServerSystem, text: str, times: int) -> Step:
+        return lambda: self._keep(server.name, server.lone(text, times))
 
-    def _keep_lone(self, name: str, milliseconds: list[float]) -> str:
+    def _keep(self, name: str, milliseconds: list[float]) -> str:
         self.results.lone.setdefault(name, Lone()).rounds.append(milliseconds)
         return f"{name}, lone text: {statistics.median(milliseconds):.2f} ms"
 
-    def _check(self, name: str, one: Pass) -> None:
-        rate = self.results.rates[name]
-        rate.cosine = min(rate.cosine, _lowest_cosine(one.vectors, self.reference))
-        # Written so that a NaN is a fault too.
-        if not rate.cosine > LEAST_COSINE:
-            self.results.faults[name] = f"WRONG VECTORS: lowest cosine {rate.cosine:.6f}"
-        if one.usage_tokens not in (None, self.load.tokens):
-            counted = f"{one.usage_tokens} tokens, the tokenizer {self.load.tokens}"
-            self.results.faults[name] = f"WRONG USAGE: counts {counted}"
+    def _check(self, system: System, one: Pass, texts: Reference) -> None:
+        facts = self.results.facts[system.name]
+        # Both written so that a NaN stays one and is a fault.
+        facts.cosine = float(np.minimum(facts.cosine, lowest_cosine(one.vectors, texts.vectors)))
+        if not facts.cosine > LEAST_COSINE.get(system.dtype, -1.0):
+            self.results.faults[system.name] = f"WRONG VECTORS: lowest cosine {facts.cosine:.6f}"
+        if one.usage_tokens not in (None, texts.load.tokens):
+            counted = f"{one.usage_tokens} tokens, the tokenizer {texts.load.tokens}"
+            self.results.faults[system.name] = f"WRONG USAGE: counts {counted}"
 
 
-def _lowest_cosine(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+def lowest_cosine(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    """Over all texts; NaN if the shapes differ."""
     if ours.shape != theirs.shape:
         return float("nan")
     left, right = ours.astype(np.float64), theirs.astype(np.float64)
@@ -179,9 +176,10 @@ def _lowest_cosine(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> fl
 
 
 def _rotated(steps: Sequence[Step], by: int) -> list[Step]:
-    start = by % len(steps)
+    start = by % max(len(steps), 1)
     return [*steps[start:], *steps[:start]]
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Tell whoever watches."""
     print(line, file=sys.stderr, flush=True)

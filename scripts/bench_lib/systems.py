@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured: servers over HTTP and sentence-transformers in process, one protocol."""
+"""What is measured: servers over HTTP and libraries in process, one protocol."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from bench_lib.servers import RunningServer
     from bench_lib.workers import Worker
 
-__all__ = ["Pass", "SentenceSystem", "ServerSystem", "System"]
+__all__ = ["LEAST_COSINE", "LibrarySystem", "Pass", "ServerSystem", "System"]
+
+LEAST_COSINE = {"float32": 0.9999, "bfloat16": 0.999}
+"""Lower ones are faults. What is quantised is not held to any: its cosine is told."""
 
 WARM_REQUESTS = 20
 
@@ -41,10 +44,18 @@ class System(Protocol):
     @property
     def name(self) -> str: ...
     @property
+    def dtype(self) -> str:
+        """Number format of its matrix products."""
+        ...
+
+    @property
     def process(self) -> Process | None: ...
     @property
-    def start_seconds(self) -> float | None: ...
-    def embed(self, load: Load) -> Pass: ...
+    def start_seconds(self) -> float | None:
+        """From the start of its process to its first vector."""
+        ...
+
+    def embed(self, load: Load, clients: int) -> Pass: ...
 
 
 @dataclass(frozen=True)
@@ -52,12 +63,15 @@ class ServerSystem:
     """A server, asked over HTTP."""
 
     server: RunningServer
-    clients: int
     texts_per_request: int
 
     @property
     def name(self) -> str:
         return self.server.name
+
+    @property
+    def dtype(self) -> str:
+        return self.server.dtype
 
     @property
     def process(self) -> Process | None:
@@ -67,9 +81,9 @@ class ServerSystem:
     def start_seconds(self) -> float | None:
         return self.server.start_seconds
 
-    def embed(self, load: Load) -> Pass:
+    def embed(self, load: Load, clients: int) -> Pass:
         bodies = list(request_bodies(load.texts, self.texts_per_request, MODEL))
-        answers = post_all(self.server.endpoint, bodies, self.clients)
+        answers = post_all(self.server.endpoint, bodies, clients)
         usage = answers.usage_tokens if self.server.counts_tokens else None
         return Pass(answers.seconds, answers.vectors, answers.client_cpu_seconds, usage)
 
@@ -80,15 +94,19 @@ class ServerSystem:
 
 
 @dataclass(frozen=True)
-class SentenceSystem:
-    """sentence-transformers, in process."""
+class LibrarySystem:
+    """A library in a process of its own, given all texts at once: it has no clients."""
 
+    library: str
     worker: Worker
+    dtype: str
     sort: bool
 
     @property
     def name(self) -> str:
-        return f"sentence-transformers, {'all sorted' if self.sort else '32 as they arrive'}"
+        quantised = "" if self.dtype in LEAST_COSINE else f" {self.dtype}"
+        way = "all sorted" if self.sort else "32 as they arrive"
+        return f"{self.library}{quantised}, {way}"
 
     @property
     def process(self) -> Process | None:
@@ -96,8 +114,8 @@ class SentenceSystem:
 
     @property
     def start_seconds(self) -> float | None:
-        return self.worker.ready_seconds
+        return self.worker.start_seconds
 
-    def embed(self, load: Load) -> Pass:
+    def embed(self, load: Load, clients: int) -> Pass:  # noqa: ARG002  # the protocol's
         encoded = self.worker.encode(load.texts, sort=self.sort)
         return Pass(encoded.seconds, encoded.vectors)

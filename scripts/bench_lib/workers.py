@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench_lib.processes import Process
+from bench_lib.processes import SCRIPTS, Process
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["Encoded", "Worker"]
+__all__ = ["FIRST_TEXT", "Encoded", "Worker"]
 
-SCRIPT = Path(__file__).with_name("worker.py")
+FIRST_TEXT = "hello"
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What sentence-transformers made of the texts."""
+    """What a library made of the texts."""
 
     seconds: float
     vectors: NDArray[np.float32]
@@ -35,26 +35,36 @@ class Encoded:
 class Worker(Process):
     """A running `worker.py`."""
 
-    def __init__(self, kind: str, python: Path, model_folder: Path, state: Path) -> None:
-        command = [str(python), str(SCRIPT), kind, str(model_folder)]
-        super().__init__(command, state / "logs" / f"worker-{kind}.log", state, talks=True)
+    def __init__(
+        self, kind: str, python: Path, model_folder: Path, state: Path, *arguments: str
+    ) -> None:
+        log = state / "logs" / f"worker-{'-'.join([kind, *(Path(a).stem for a in arguments)])}.log"
+        command = [str(python), "-m", "bench_lib.worker", kind, str(model_folder), *arguments]
+        super().__init__(command, log, state, {"PYTHONPATH": str(SCRIPTS)}, talks=True)
         self.versions: dict[str, str] = self._read()
-        self.ready_seconds = time.perf_counter() - self.started
+        self.start_seconds: float | None = None
 
-    def floor(self, batches: Sequence[int], *, prepacked: bool) -> float:
-        """Seconds that the linear layers alone take over batches of so many tokens."""
-        answer = self._ask(task="floor", batches=list(batches), prepacked=prepacked)
-        return float(answer["seconds"])
+    def first_vector(self) -> None:
+        """Embed one text, and note how long that is after the start."""
+        self.encode([FIRST_TEXT], sort=False)
+        self.start_seconds = time.perf_counter() - self.started
 
-    def forward(self, text: str, times: int) -> list[float]:
+    def floor(self, batches: Sequence[int], dtype: str, *, prepacked: bool) -> float | None:
+        """Seconds that the linear layers alone take over batches of so many tokens.
+
+        None if the CPU knows no such layout in this format.
+        """
+        answer = self._ask(task="floor", batches=list(batches), dtype=dtype, prepacked=prepacked)
+        return None if answer["seconds"] is None else float(answer["seconds"])
+
+    def forward(self, text: str, dtype: str, times: int) -> list[float]:
         """Milliseconds of each of `times` bare forward passes of the text, already tokenised."""
-        return [
-            float(one) for one in self._ask(task="forward", text=text, times=times)["milliseconds"]
-        ]
+        answer = self._ask(task="forward", text=text, dtype=dtype, times=times)
+        return [float(one) for one in answer["milliseconds"]]
 
     def encode(self, texts: Sequence[str], *, sort: bool) -> Encoded:
-        """All texts in one call, which sorts them; or 32 texts a call, in their order."""
-        answer = self._ask(task="sorted" if sort else "arriving", texts=list(texts))
+        """All texts in one call, sorted by length; or 32 texts a call, in their order."""
+        answer = self._ask(texts=list(texts), sort=sort)
         flat = np.frombuffer(base64.b64decode(answer["vectors"]), "<f4")
         return Encoded(float(answer["seconds"]), flat.reshape(len(texts), -1))
 
