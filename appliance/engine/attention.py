@@ -71,6 +71,17 @@ class Segments:
         return cls(cu_seqlens, lengths, groups, max(group.length for group in groups))
 
 
+class Rule(NamedTuple):
+    """Which tokens of a text see which."""
+
+    scaling: float | None
+    """Factor on the scores. Unset: ``head_dim ** -0.5``."""
+    window: int | None
+    """A token sees others less than this far away."""
+    causal: bool
+    """Whether it sees only those before it."""
+
+
 def equal_length_groups(lengths: list[int]) -> list[Group]:
     """Group neighbours of equal length.
 
@@ -129,7 +140,8 @@ def packed_attention(
         lengths, cu_seqlens = packed_segments.lengths, packed_segments.cu_seqlens
         attended = _opaque(q, k, v, lengths, cu_seqlens, scaling, sliding_window, causal)
     else:
-        attended = _attend(q, k, v, packed_segments, scaling, sliding_window, causal)
+        rule = Rule(scaling, sliding_window, causal)
+        attended = _attend(q, k, v, packed_segments, rule)
     return attended.unsqueeze(0), None
 
 
@@ -138,12 +150,10 @@ def _attend(
     key: torch.Tensor,
     value: torch.Tensor,
     segments: Segments,
-    scaling: float | None,
-    window: int | None,
-    causal: bool,
+    rule: Rule,
 ) -> torch.Tensor:
     attend = _flash if _flash_takes(query) else _by_groups
-    return attend(query, key, value, segments, scaling, window, causal)
+    return attend(query, key, value, segments, rule)
 
 
 @torch.library.custom_op("appliance::packed_attention", mutates_args=())
@@ -159,7 +169,7 @@ def _opaque(
 ) -> torch.Tensor:
     """For torch.compile, which would otherwise compile anew for each batch's lengths."""
     segments = Segments.of(lengths, cu_seqlens)
-    return _attend(query, key, value, segments, scaling, window, causal)
+    return _attend(query, key, value, segments, Rule(scaling, window, causal))
 
 
 @_opaque.register_fake
@@ -183,11 +193,9 @@ def _flash(
     key: torch.Tensor,
     value: torch.Tensor,
     segments: Segments,
-    scaling: float | None,
-    window: int | None,
-    causal: bool,
+    rule: Rule,
 ) -> torch.Tensor:
-    reach = -1 if window is None else window - 1
+    reach = -1 if rule.window is None else rule.window - 1
     # A model may be spread over devices; this is no copy on the first.
     cu_seqlens, longest = segments.cu_seqlens.to(query.device), segments.longest
     attended = varlen_attn(
@@ -198,8 +206,8 @@ def _flash(
         cu_seqlens,
         longest,
         longest,
-        scale=scaling,
-        window_size=(reach, 0 if causal else reach),
+        scale=rule.scaling,
+        window_size=(reach, 0 if rule.causal else reach),
         enable_gqa=key.shape[1] != query.shape[1],
     )
     assert isinstance(attended, torch.Tensor)  # a pair only where more was asked for
@@ -211,9 +219,7 @@ def _by_groups(
     key: torch.Tensor,
     value: torch.Tensor,
     segments: Segments,
-    scaling: float | None,
-    window: int | None,
-    causal: bool,
+    rule: Rule,
 ) -> torch.Tensor:
     output = query.new_empty(*query.shape[:2], value.shape[-1])
     if query.device.type == "cpu" and query.dtype in HALF:
@@ -225,14 +231,14 @@ def _by_groups(
             tensor[start:end].unflatten(0, (texts, length)).transpose(1, 2)
             for tensor in (query, key, value)
         )
-        mask = _window_mask(length, window, causal, query.device)
+        mask = _window_mask(length, rule.window, rule.causal, query.device)
         attended = F.scaled_dot_product_attention(
             q,
             k,
             v,
             attn_mask=mask,
-            is_causal=causal and mask is None and length > 1,
-            scale=scaling,
+            is_causal=rule.causal and mask is None and length > 1,
+            scale=rule.scaling,
             enable_gqa=key.shape[1] != query.shape[1],
         )
         output[start:end].unflatten(0, (texts, length)).copy_(attended.transpose(1, 2))
