@@ -209,9 +209,8 @@ class Device:
             finish: Finish | None = None
             try:
                 finish = self._launch(work) if isinstance(work, Taken) else work and work()
-                if finish is not None and self._on_cpu:
-                    finish()  # it is there already
-                    finish = None
+                if self._on_cpu:  # a batch is ended at once; none is ever pending before it
+                    pending, finish = finish, None
                 if pending is not None:
                     pending()
             except Exception:  # a worker outlives whatever a batch does

@@ -21,6 +21,7 @@ from appliance.engine.sources import locate_model
 from appliance.engine.types import Batch, FloatMatrix
 from appliance.errors import ModelUnavailable
 from appliance.settings import ModelSettings, Settings
+from tests.parity.reference import cosines
 
 REAL = "embedded:all-MiniLM-L6-v2"
 PARAMETERS = 22_713_728
@@ -54,8 +55,7 @@ def folder() -> Path:
 
 
 def least_cosine(found: FloatMatrix, expected: FloatMatrix) -> float:
-    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
-    return float(((found * expected).sum(axis=1) / lengths).min())
+    return float(cosines(found, expected).min())
 
 
 @pytest.mark.parametrize(
