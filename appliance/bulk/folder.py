@@ -24,8 +24,8 @@ from typing import Any, Literal
 import msgspec
 import pyarrow as pa
 
-from appliance.bulk.durable import AlreadyLocked, hold_lock, sync_folder, write_durably
 from appliance.bulk.faults import BulkFault, CommandFault
+from appliance.durable import AlreadyLocked, hold_lock, sync_folder, write_durably
 
 __all__ = ["Manifest", "WorkFolder"]
 

@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from appliance.bulk import durable, parts
-from appliance.bulk.durable import AlreadyLocked, hold_lock
+from appliance import durable
+from appliance.bulk import parts
 from appliance.bulk.folder import Manifest
+from appliance.durable import AlreadyLocked, hold_lock
 from appliance.engine.types import Batch
 from tests import fakes
 from tests.bulk.helpers import (
