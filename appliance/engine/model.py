@@ -5,19 +5,26 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from appliance.engine.backend import Parking
+from appliance.engine.chain import ChainSpec
 from appliance.engine.heads import Chain
+from appliance.engine.modules import NormalizeSpec, SpladeSpec
+from appliance.engine.parking import Weights
 from appliance.engine.registry import ModelSpec
+from appliance.engine.scratch import Scratch, telling_out_of_memory
+from appliance.engine.splade import LOGITS_BYTES_ELSEWHERE
 from appliance.engine.staging import to_host
+from appliance.engine.swap_folder import SwapFolder
 from appliance.engine.tokenizer import ModelTokenizer
 from appliance.engine.transformer import PackedTransformer
-from appliance.engine.types import Batch, DeviceOutOfMemory, FloatMatrix
+from appliance.engine.types import Batch, FloatMatrix
 
 __all__ = ["TorchBackend"]
 
@@ -34,6 +41,7 @@ class TorchBackend:
         tokenizer: Its tokenizer.
         max_input_tokens: Longest text that it reads.
         compiled: Use torch.compile.
+        spill: Folder with layers for which there is no memory.
 
     Attributes:
         fidelity: Least cosine to the same model in float32, where it was measured.
@@ -48,7 +56,9 @@ class TorchBackend:
         max_input_tokens: int,
         *,
         compiled: bool = False,
+        spill: SwapFolder | None = None,
     ) -> None:
+        self._spill = spill
         self._compiled = compiled
         self.fidelity: float | None = None
         self.tokenizer = tokenizer
@@ -64,6 +74,13 @@ class TorchBackend:
         self.transformer = PackedTransformer(transformer, self.vocabulary_size, max_input_tokens)
         self.device_name = str(self.transformer.device)
         self.dimension = chain.dimension
+        self._folders = _weights_folders(spec.chain)
+        self._weights: Weights | None = None
+        is_sparse = isinstance(spec.chain.pooling, SpladeSpec)
+        self._scratch = Scratch(
+            self.transformer.device, transformer, LOGITS_BYTES_ELSEWHERE if is_sparse else 0
+        )
+        self._scratch.expect(max_input_tokens)
 
     @property
     def runs_alone(self) -> bool:
@@ -75,6 +92,74 @@ class TorchBackend:
         """Whether its numbers may overflow where float32's would not, and it can be helped."""
         return self.transformer.dtype != torch.float32 and not self.transformer.is_streamed
 
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Bytes that its weights take of each device when they are there."""
+        return self._found_weights().sizes
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes that a batch takes of its device beside the weights, as far as is known.
+
+        Estimated, then corrected by what the largest batches took; 0 on a CPU.
+        """
+        return self._scratch.nbytes
+
+    @property
+    def can_park(self) -> bool:
+        """Whether its weights can be put away and had back.
+
+        Not where accelerate fetches them for each batch, nor where torch.compile has made
+        constants of them.
+        """
+        transformer = self.transformer
+        is_frozen = transformer.compiled and transformer.device.type == "cpu"
+        return not (transformer.is_streamed or is_frozen)
+
+    @property
+    def parked_bytes(self) -> Mapping[str, int]:
+        """Bytes that copies of its weights take of each tier, also while they are back."""
+        return {} if self._weights is None else self._weights.parked_bytes
+
+    def kept(self, keep_bytes: int) -> Mapping[str, int]:
+        """Bytes of each device that stay taken while the weights are put away.
+
+        Args:
+            keep_bytes: As in :class:`Parking`.
+        """
+        return self._found_weights().kept(keep_bytes)
+
+    def park(self, parking: Parking) -> None:
+        """Put the weights away and give their memory back. Never while a batch is under way.
+
+        Raises:
+            ParkingFailed: They are still where they were.
+        """
+        self._found_weights().park(parking)
+
+    def restore(self) -> None:
+        """Bring the weights back to their device.
+
+        Raises:
+            DeviceOutOfMemory: There is no room; they are still where they were put.
+            WeightsLost: What was put away is gone, broken or not the same any more.
+        """
+        self._found_weights().restore()
+
+    def close(self) -> None:
+        """Give back all that it holds, wherever that is. It is of no use afterwards."""
+        weights = self._found_weights()
+        if not self.can_park:
+            self.transformer.release()  # a compiled program has the weights in it
+        weights.close()
+        if self._spill is not None:
+            self._spill.close()
+
+    def _found_weights(self) -> Weights:
+        if self._weights is None:
+            self._weights = Weights((self.transformer.module, self._chain), self._folders)
+        return self._weights
+
     def launch(self, batch: Batch) -> Callable[[], FloatMatrix]:
         """Begin to embed a batch; on a GPU, return while it still computes.
 
@@ -85,7 +170,13 @@ class TorchBackend:
         Raises:
             DeviceOutOfMemory: It needs more memory than there is.
         """
-        with torch.inference_mode(), _told_out_of_memory():
+        if self._weights is not None and self._weights.is_parked:
+            raise RuntimeError("the model's weights are put away")
+        with (
+            torch.inference_mode(),
+            telling_out_of_memory(),
+            self._scratch.measuring(len(batch.input_ids)),
+        ):
             return to_host(self._chain(*self.transformer.hidden(batch), batch))
 
     def forward(self, batch: Batch) -> FloatMatrix:
@@ -98,7 +189,7 @@ class TorchBackend:
         Raises:
             DeviceOutOfMemory: It needs more memory than there is.
         """
-        with torch.inference_mode(), _told_out_of_memory():
+        with torch.inference_mode(), telling_out_of_memory():
             chain = copy.deepcopy(self._chain).float()
             return to_host(chain(*self.transformer.in_float32().hidden(batch), batch))()
 
@@ -109,9 +200,11 @@ class TorchBackend:
             batch_tokens: Tokens of a usual batch on this device.
         """
         transformer = self.transformer
+        self._scratch.expect(batch_tokens)
         with torch.inference_mode():
             transformer.prove(batch_tokens, compiled=self._compiled)
         self.forward(transformer.probe_batch())
+        self._weights = None  # what was found before is not what it computes with now
         logger.info(
             "%s: %s on %s, %s, %s",
             type(transformer.module).__name__,
@@ -124,15 +217,7 @@ class TorchBackend:
         )
 
 
-@contextmanager
-def _told_out_of_memory() -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        # What other batches left behind in odd sizes may be all that is missing.
-        torch.cuda.empty_cache()
-        raise DeviceOutOfMemory(str(error)) from error
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
-            raise
-        raise DeviceOutOfMemory(str(error)) from error
+def _weights_folders(chain: ChainSpec) -> list[Path]:
+    heads = (*chain.token_heads, *chain.heads)
+    of_heads = [head.folder for head in heads if not isinstance(head, NormalizeSpec)]
+    return [chain.transformer, *of_heads]

@@ -37,13 +37,19 @@ class PrepackedLinear(nn.Module):
         linear: Layer to take weight and bias from; its weight is copied, its bias shared.
         tokens: Rows that the layout is tuned for; any number works.
         gelu: Apply GELU (by the error function) to the result.
+
+    Attributes:
+        dtype: Number format of the weight.
     """
 
     def __init__(self, linear: nn.Linear, tokens: int, *, gelu: bool = False) -> None:
         super().__init__()
         self.in_features = linear.in_features
         self.out_features = linear.out_features
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), tokens)
+        self.dtype = linear.weight.dtype
+        self._tokens = tokens
+        self._weight: torch.Tensor
+        self.pack(linear.weight.detach())
         bias: torch.Tensor | None = linear.bias
         self._bias = None if bias is None else bias.detach()
         self._activation = "gelu" if gelu else "none"
@@ -55,10 +61,23 @@ class PrepackedLinear(nn.Module):
         )
         return result
 
+    def unpacked(self) -> torch.Tensor:
+        """A row-major copy of the weight, shape ``[out_features, in_features]``."""
+        weight: torch.Tensor = self._weight.to_dense()
+        return weight
+
+    def drop(self) -> None:
+        """Give up the weight's memory; :meth:`pack` brings it back."""
+        self._weight = torch.empty(0, dtype=self.dtype)
+
+    def pack(self, weight: torch.Tensor) -> None:
+        """Lay a weight out anew: row-major, shape ``[out_features, in_features]``."""
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, self._tokens)
+
     def plain(self) -> nn.Module:
         """The same function by plain layers, with copied weights."""
         linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
-        linear.weight = nn.Parameter(self._weight.to_dense(), requires_grad=False)
+        linear.weight = nn.Parameter(self.unpacked(), requires_grad=False)
         if self._bias is not None:
             linear.bias = nn.Parameter(self._bias.clone(), requires_grad=False)
         return linear if self._activation == "none" else nn.Sequential(linear, nn.GELU())

@@ -148,6 +148,10 @@ class PackedTransformer:
         twin.dtype = torch.float32
         return twin
 
+    def release(self) -> None:
+        """Let go of the module, and of the program made of it."""
+        self.module = self._run = nn.Identity()
+
     def _positions(self, batch: Batch) -> TokenArray:
         """Position of each token in its text, int64, shape ``[tokens]``."""
         starts, lengths = batch.cu_seqlens[:-1], batch.lengths

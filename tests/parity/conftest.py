@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from appliance.engine.sources import locate_model
 from tests.parity.families import FAMILIES
+from tests.parity.parked import Kinds
+from tests.parity.reference import REAL
 from tests.parity.tiny import build
 
 Build = Callable[..., Path]
@@ -37,3 +41,26 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
         return folders[key]
 
     return make
+
+
+@pytest.fixture
+def kinds(built: Build, tmp_path: Path) -> Kinds:
+    return Kinds(built, tmp_path)
+
+
+@pytest.fixture
+def swap(tmp_path: Path) -> Path:
+    folder = tmp_path / "swap"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_folder() -> Path:
+    return locate_model(REAL, revision=None, token=None, cache=None)
+
+
+@pytest.fixture
+def own(real_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the real model's folder, to be tampered with."""
+    return shutil.copytree(real_folder, tmp_path / "model")
