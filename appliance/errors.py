@@ -15,11 +15,13 @@ dialect under ``compat`` renders it in the shape its own clients read.
     +- ModelNotFound             404
     +- RouteNotFound             404
     +- MethodNotAllowed          405
+    +- Conflict                  409   as things stand, it cannot be done
     +- RequestTimeout            408   the body did not arrive in full
     +- PayloadTooLarge           413
     +- UnsupportedMediaType      415
     +- Overloaded                429   the model's queue is full
     +- InternalError             500   a fault of ours, told without its details
+    +- StorageFailed             500   what was to be kept could not be written
     +- ModelUnavailable          503   loading, failed or stopping
 """
 
@@ -27,6 +29,7 @@ from __future__ import annotations
 
 __all__ = [
     "ApplianceError",
+    "Conflict",
     "InputTooLong",
     "InternalError",
     "InvalidRequest",
@@ -38,6 +41,7 @@ __all__ = [
     "RequestTimeout",
     "RequestTooManyTokens",
     "RouteNotFound",
+    "StorageFailed",
     "Unauthenticated",
     "UnknownKey",
     "UnsupportedMediaType",
@@ -107,6 +111,12 @@ class MethodNotAllowed(ApplianceError):
     status = 405
 
 
+class Conflict(ApplianceError):
+    """The request is good, but what it asks for cannot be done as things stand."""
+
+    status = 409
+
+
 class RequestTimeout(ApplianceError):
     """The client stopped sending before its body was complete."""
 
@@ -133,6 +143,12 @@ class Overloaded(ApplianceError):
 
 class InternalError(ApplianceError):
     """A fault of the server. The message never carries details; the log does."""
+
+    status = 500
+
+
+class StorageFailed(ApplianceError):
+    """What was to outlive a restart could not be written; nothing has changed."""
 
     status = 500
 

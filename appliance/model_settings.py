@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -17,12 +19,27 @@ from pydantic import (
     model_validator,
 )
 
-__all__ = ["EMBEDDED_PREFIX", "ModelSettings", "TokenIds", "decode_items"]
+__all__ = ["EMBEDDED_PREFIX", "ModelSettings", "TokenIds", "check_keep_alive", "decode_items"]
 
 EMBEDDED_PREFIX = "embedded:"
+MANAGEMENT = "api"
+"""First part of the paths by which the server is managed."""
+
+
+def check_keep_alive(seconds: float) -> float:
+    """Pass on a time that a model may stay loaded.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if seconds != -1 and not (0 <= seconds < math.inf):
+        raise ValueError("must be a number of seconds from 0 on, or -1 for ever")
+    return seconds
+
 
 Pooling = Literal["cls", "mean", "max", "last_token", "weighted_mean", "mean_sqrt_len", "splade"]
 MemorySize = Annotated[str, Field(pattern=r"^\d+(\.\d+)?\s*[KMGT]i?B$")]
+KeepAlive = Annotated[float, AfterValidator(check_keep_alive)]
 TokenIds = Literal["cl100k_base", "native", "reject"]
 
 
@@ -132,6 +149,16 @@ class ModelSettings(BaseModel):
     tokenization_workers: PositiveInt | None = None
     """Threads that tokenise. Unset: one for each core but one."""
 
+    eager: bool = True
+    """Load the model at the start, rather than at the first request for it."""
+
+    pinned: bool = False
+    """Never give the model's place on the device to another."""
+
+    keep_alive: KeepAlive = -1
+    """Seconds after the last request for it after which the model is unloaded; `0`: at once, `-1`:
+    never. A request may say otherwise, until the next one does or the model is unloaded."""
+
     pickle_weights: bool = False
     """Read weights in PyTorch's older format (`pytorch_model.bin`) where a model has no
     safetensors. Such files can run code when they are read; torch guards against it, and has
@@ -139,6 +166,11 @@ class ModelSettings(BaseModel):
 
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Only for authors you trust."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that it answers to."""
+        return (self.name, *self.aliases)
 
     @field_validator("aliases", mode="before")
     @classmethod
@@ -164,6 +196,8 @@ class ModelSettings(BaseModel):
                 raise ValueError(
                     f"max_memory names {unknown[0]!r}; devices are called 'cpu' and 'cuda:N'"
                 )
+        if self.pinned and self.keep_alive != -1:
+            raise ValueError("pinned keeps the model for ever; keep_alive does not go with it")
         if self.replicas > 1 and (self.device_map != "auto" or self.max_memory is not None):
             raise ValueError(
                 "replicas puts one whole copy on each of several accelerators; it goes with"
@@ -173,7 +207,7 @@ class ModelSettings(BaseModel):
 
     @model_validator(mode="after")
     def _names_fit_in_a_url(self) -> Self:
-        for name in (self.name, *self.aliases):
+        for name in self.names:
             if not name or name != name.strip("/ ") or any(c.isspace() or c in "?#%" for c in name):
                 raise ValueError(
                     f"name {name!r} cannot stand in a URL: it needs at least one character, and"
@@ -181,6 +215,11 @@ class ModelSettings(BaseModel):
                 )
             if name.count("/") > 1:
                 raise ValueError(f"name {name!r} has more than one slash; set a shorter name")
+            if name.startswith(f"{MANAGEMENT}/"):
+                raise ValueError(
+                    f"name {name!r} would stand in the way of the server's own paths under"
+                    f" /{MANAGEMENT}; set another name"
+                )
         return self
 
 

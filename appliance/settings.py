@@ -9,6 +9,8 @@ in :mod:`appliance.configuration`.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -58,6 +60,12 @@ class Settings(BaseSettings):
         enable_decoding=False,
     )
 
+    name: str = Field(default="appliance", min_length=1)
+    """Name of this instance, for those who watch it."""
+
+    project: str | None = None
+    """Label that this instance shares with others that belong together."""
+
     host: str = "127.0.0.1"
     """Address to listen on. `0.0.0.0`: every interface."""
 
@@ -79,9 +87,44 @@ class Settings(BaseSettings):
     hub_cache: Path | None = None
     """Folder that downloads are kept in. Unset: the hub library's own, `HF_HOME` respected."""
 
+    automatic_cpu_offload: bool = False
+    """Park idle models in page-locked RAM when an accelerator has no room for all. Off, and
+    `disk_swap` too: they are unloaded, and loaded anew when they are asked for."""
+
+    disk_swap: bool = False
+    """Park idle models on disk when the device has no room for all. Not together with
+    `automatic_cpu_offload`."""
+
+    max_cuda_memory_gib: PositiveFloat | None = None
+    """Memory that each accelerator is taken to have, in GiB. What is more than the hardware has is
+    taken from RAM, where idle models are parked. Without an accelerator: the RAM that weights may
+    take. Unset: most of what is free at the start."""
+
+    cuda_memory_min_threshold_kib: int | None = Field(default=None, ge=-1)
+    """Tensors of up to this size, in KiB, stay on the accelerator when their model is parked;
+    `-1`: none does. Unset: `-1` with one accelerator, `66000` with several."""
+
     swap_dir: Path | None = None
-    """Folder for weights that are larger than the memory they may take and cannot be read straight
-    from the model's own files."""
+    """Folder for weights that are swapped to disk and cannot be read back from the model's own
+    files, and for layers of models that fit in no memory. Unset: one in `/var/tmp`."""
+
+    turn_seconds: PositiveFloat = 0.5
+    """Time that a model with work keeps its place on the device, once it has come, while others
+    wait for it; longer for models whose moves take long."""
+
+    data_dir: Path | None = None
+    """Folder for what outlives a restart: models that were added at run time."""
+
+    idle_time_limit_hours: PositiveFloat | None = None
+    """Stop, with exit code 0, after so many hours without a request for an embedding. Unset:
+    never."""
+
+    last_action_report_interval_seconds: PositiveFloat | None = None
+    """How often to log when the last request came, and to write it to `last_action_file`. Unset:
+    never."""
+
+    last_action_file: Path | None = None
+    """File for that report, for an orchestrator to watch: JSON, replaced as a whole."""
 
     token_vocabulary_dir: Path | None = None
     """Folder with tiktoken's vocabulary files, as in `TIKTOKEN_CACHE_DIR`, which works too.
@@ -110,16 +153,40 @@ class Settings(BaseSettings):
     """Written by `config export`: secrets that the file does not hold and the new instance has to
     be given by other means. The start is refused while one is missing."""
 
+    @property
+    def swap_folder(self) -> Path:
+        """Where weights are swapped to."""
+        if self.swap_dir is not None:
+            return self.swap_dir.expanduser()
+        # What survives a restart lies on a disk; the folder of temporary files is often in RAM.
+        spool = Path("/var/tmp")  # noqa: S108  # a folder of its own user's is made in it
+        parent = spool if spool.is_dir() else Path(tempfile.gettempdir())
+        return parent / f"embeddings-appliance-{os.getuid()}"
+
     @field_validator("api_keys", "secrets_omitted", "environment", mode="before")
     @classmethod
     def _decode_strings(cls, value: object) -> object:
         return decode_items(value)
 
     @model_validator(mode="after")
+    def _parks_in_one_place(self) -> Self:
+        if self.automatic_cpu_offload and self.disk_swap:
+            raise ValueError(
+                "automatic_cpu_offload and disk_swap are both on; idle models can be parked in RAM"
+                " or on disk, so turn one of them off"
+            )
+        if self.last_action_file is not None and self.last_action_report_interval_seconds is None:
+            raise ValueError(
+                "last_action_file is set, but last_action_report_interval_seconds, which says how"
+                " often it is written, is not"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
         seen: set[str] = set()
         for model in self.models:
-            for name in (model.name, *model.aliases):
+            for name in model.names:
                 if name in seen:
                     raise ValueError(
                         f"two models answer to {name!r}; give one of them another `name`"

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from appliance.engine.backend import Parking, Room
 from appliance.engine.types import Batch, FloatMatrix, TokenArray, TruncationDirection
 from appliance.settings import ModelSettings, Settings
 
@@ -49,6 +50,14 @@ class FakeBackend:
         dimension: Values of a vector.
         max_input_tokens: Longest text.
         before_forward: Called with each batch before it is answered; may block or raise.
+        sizes: Bytes of its weights on each device, as it claims.
+        before_move: Called before weights move, with ``park``, ``restore`` or ``close``; may block
+            or raise.
+
+    Attributes:
+        batches: Lengths of the texts of each batch so far.
+        moves: What was moved so far.
+        is_here: Whether its weights are on the device.
     """
 
     def __init__(
@@ -56,7 +65,17 @@ class FakeBackend:
         dimension: int = 8,
         max_input_tokens: int = 32,
         before_forward: Callable[[Batch], None] | None = None,
+        sizes: Mapping[str, int] | None = None,
+        before_move: Callable[[str], None] | None = None,
     ) -> None:
+        self.sizes = {"cpu": 0} if sizes is None else sizes
+        self.scratch_bytes = 0
+        self.can_park = True
+        self.is_here = True
+        self.moves: list[str] = []
+        self._before_move = before_move
+        self._parked_on = ""
+        self._running = 0
         self.device_name = "cpu"
         self.is_half_precision = False
         self.runs_alone = False
@@ -77,6 +96,37 @@ class FakeBackend:
     def warm_up(self, batch_tokens: int) -> None:
         """Nothing to warm."""
 
+    @property
+    def is_released(self) -> bool:
+        """Whether it holds nothing any more."""
+        return not self.is_here and not self._parked_on
+
+    @property
+    def parked_bytes(self) -> dict[str, int]:
+        return {self._parked_on: sum(self.sizes.values())} if self._parked_on else {}
+
+    def kept(self, keep_bytes: int) -> dict[str, int]:
+        return dict.fromkeys(self.sizes, 0)
+
+    def park(self, parking: Parking) -> None:
+        self._move("park", from_here=True)
+        self._parked_on = parking.tier
+
+    def restore(self) -> None:
+        self._move("restore", from_here=False)
+
+    def close(self) -> None:
+        self._move("close", from_here=None)
+        self._parked_on = ""
+
+    def _move(self, what: str, *, from_here: bool | None) -> None:
+        assert from_here in (None, self.is_here), f"{what} of weights that are not there"
+        assert not self._running, f"{what} of a model in use"
+        if self._before_move is not None:
+            self._before_move(what)
+        self.moves.append(what)
+        self.is_here = from_here is False
+
     def launch(self, batch: Batch) -> Callable[[], FloatMatrix]:
         vectors = self.forward(batch)
         return lambda: vectors
@@ -84,10 +134,16 @@ class FakeBackend:
     def forward(self, batch: Batch) -> FloatMatrix:
         with self._lock:
             self.batches.append(batch.lengths.tolist())
-        if self._before_forward is not None:
-            self._before_forward(batch)
-        texts = np.split(batch.input_ids, batch.cu_seqlens[1:-1])
-        return np.stack([fake_vector(text, self.dimension) for text in texts])
+            self._running += 1
+        try:
+            assert self.is_here, "a batch of a model whose weights are not there"
+            if self._before_forward is not None:
+                self._before_forward(batch)
+            texts = np.split(batch.input_ids, batch.cu_seqlens[1:-1])
+            return np.stack([fake_vector(text, self.dimension) for text in texts])
+        finally:
+            with self._lock:
+                self._running -= 1
 
 
 def fake_vector(ids: TokenArray, dimension: int = 8) -> np.ndarray:
@@ -96,6 +152,45 @@ def fake_vector(ids: TokenArray, dimension: int = 8) -> np.ndarray:
     return generator.normal(size=dimension).astype(np.float32) * 3
 
 
-def load_fake(_settings: Settings, _model: ModelSettings) -> list[FakeBackend]:
+class FakePrepared:
+    """A model that is ready to be loaded.
+
+    Args:
+        backend: Makes a backend, each time that the model is loaded.
+        sizes: Bytes that its weights will take of each device.
+    """
+
+    def __init__(
+        self,
+        backend: Callable[[], FakeBackend] = FakeBackend,
+        sizes: Mapping[str, int] | None = None,
+    ) -> None:
+        self.devices = ["cpu"]
+        self.sizes = [{"cpu": 0} if sizes is None else sizes]
+        self._backend = backend
+
+    def load(self, number: int) -> FakeBackend:
+        return self._backend()
+
+
+def load_fake(
+    _settings: Settings, _model: ModelSettings, _rooms: Mapping[str, Room]
+) -> FakePrepared:
     """A loader for ``create_app``."""
-    return [FakeBackend()]
+    return FakePrepared()
+
+
+def loading(
+    make: Callable[[ModelSettings], FakeBackend], sizes: Mapping[str, int] | None = None
+) -> Callable[[Settings, ModelSettings, Mapping[str, Room]], FakePrepared]:
+    """A loader of backends that tests make, from the model's settings.
+
+    Args:
+        make: Makes a backend, each time that a model is loaded.
+        sizes: Bytes that each model's weights will take of each device.
+    """
+
+    def load(_settings: Settings, model: ModelSettings, _rooms: Mapping[str, Room]) -> FakePrepared:
+        return FakePrepared(lambda: make(model), sizes)
+
+    return load

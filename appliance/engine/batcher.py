@@ -62,7 +62,7 @@ class FairQueue:
     """
 
     def __init__(self, quantum: int) -> None:
-        self._quantum = quantum
+        self.quantum = quantum
         self._heap: list[_Waiting] = []
         self._virtual_time = 0.0
         self._arrivals = 0
@@ -74,7 +74,7 @@ class FairQueue:
     def add(self, job: Job) -> None:
         """Let a job wait. It must have at least one text."""
         waiting = _Waiting(job, self._arrivals, 0.0)
-        waiting.begin_quantum(self._virtual_time, self._quantum)
+        waiting.begin_quantum(self._virtual_time, self.quantum)
         heapq.heappush(self._heap, waiting)
         self._arrivals += 1
         self.tokens += job.tokens
@@ -119,7 +119,7 @@ class FairQueue:
         if waiting.next_index == len(waiting.job.texts):
             heapq.heappop(self._heap)
         elif waiting.next_index == waiting.quantum_end:
-            waiting.begin_quantum(waiting.finish, self._quantum)
+            waiting.begin_quantum(waiting.finish, self.quantum)
             heapq.heapreplace(self._heap, waiting)
 
 

@@ -14,18 +14,20 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from appliance.engine.batcher import BatchBudget, FairQueue, Piece
+from appliance.engine.backend import Backend
+from appliance.engine.batcher import Piece
 from appliance.engine.cores import share_cores
-from appliance.engine.execution import Executor, Place, fail
-from appliance.engine.types import Backend, Job
+from appliance.engine.execution import Executor
+from appliance.engine.lane import Lane, Place
 from appliance.errors import ModelUnavailable
 
-__all__ = ["Device", "Lane"]
+__all__ = ["Device"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,62 +42,6 @@ MIN_ACCELERATOR_SHARE = 2048
 Finish = Callable[[], None]
 
 
-class Lane:
-    """One model: the texts that wait for it, and its copies on the devices that serve them.
-
-    Args:
-        name: The model's name.
-        backends: Its copies, by device; all devices share one lock.
-        max_batch_tokens: Most tokens of a batch.
-        max_batch_requests: Most texts of a batch.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        backends: Mapping[Device, Backend],
-        max_batch_tokens: int,
-        max_batch_requests: int | None = None,
-    ) -> None:
-        self.name = name
-        self.max_batch_requests = max_batch_requests
-        self.places = {
-            device: Place(
-                Executor(name, backend, BatchBudget(device.batch_tokens(backend, max_batch_tokens)))
-            )
-            for device, backend in backends.items()
-        }
-        executors = [place.executor for place in self.places.values()]
-        self.backend = executors[0].backend
-        """The first copy, for what all have in common."""
-        self.queue = FairQueue(quantum=max(executor.budget.tokens for executor in executors))
-        self.tokens_done = 0
-        self.seconds_busy = 0.0
-        """Time in which at least one batch was worked on, summed over the devices."""
-
-    def submit(self, job: Job) -> None:
-        """Let a job wait. It must have at least one text."""
-        device = next(iter(self.places))
-        device.submit(self, job)
-
-    def cancel(self, job: Job) -> None:
-        """Take back what of a job still waits. Its batch in flight, if any, is let run out."""
-        device = next(iter(self.places))
-        device.cancel(self, job)
-
-    @property
-    def idle_workers(self) -> int:
-        """Workers that wait for work, on all of its devices."""
-        return sum(device.idle for device in self.places)
-
-    @property
-    def seconds_to_drain(self) -> float:
-        """Time that the waiting texts will take, at the pace so far; 1 before the first batch."""
-        if not self.tokens_done:
-            return 1.0
-        return self.queue.tokens * self.seconds_busy / self.tokens_done / len(self.places)
-
-
 @dataclass(slots=True)
 class Taken:
     """A batch that a worker has taken."""
@@ -103,6 +49,7 @@ class Taken:
     lane: Lane
     place: Place
     pieces: list[Piece]
+    executor: Executor
     started: float = field(default_factory=time.perf_counter)
 
 
@@ -113,10 +60,15 @@ class Device:
         name: ``cpu``, or an accelerator's name such as ``cuda:0``.
         cpu_workers: Batches at once on a CPU. Unset: one for each core,
             :data:`~appliance.engine.cores.MAX_CPU_WORKERS` at most.
-        lock: Shared by devices that serve copies of one model.
+        lock: Shared by all devices, and by whoever moves weights.
+        look: Called with the lock held whenever a worker looks for work: sees to it that the
+            weights come for which work waits. Returns the seconds after which to look again.
 
     Attributes:
+        name: The device's name.
+        lock: Guards all that waits.
         workers: Batches at once.
+        threads_per_worker: Cores of each worker.
         idle: Workers that wait for work.
     """
 
@@ -125,13 +77,17 @@ class Device:
         name: str = "cpu",
         cpu_workers: int | None = None,
         lock: threading.Lock | None = None,
+        look: Callable[[], float | None] = lambda: None,
     ) -> None:
+        self.name = name
         self._on_cpu = name == "cpu"
-        self.workers, self._threads_per_worker = share_cores(cpu_workers if self._on_cpu else 1)
+        self._look = look
+        self.workers, self.threads_per_worker = share_cores(cpu_workers if self._on_cpu else 1)
         self.idle = 0
         self._lanes: deque[Lane] = deque()
-        self._tasks: deque[Callable[[], None]] = deque()
-        self._changed = threading.Condition(lock)
+        self._tasks: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self.lock = threading.Lock() if lock is None else lock
+        self._changed = threading.Condition(self.lock)
         self._stopping = False
         self._threads = [
             threading.Thread(target=self._work, name=f"{name}-worker-{number}", daemon=True)
@@ -144,15 +100,16 @@ class Device:
             thread.start()
 
     def stop(self) -> None:
-        """Stop the workers once their current batches are done; waiting jobs fail."""
+        """Stop the workers once their current batches are done; whatever waits fails."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
-        for lane in self._lanes:
-            for job in {piece.job: None for piece in lane.queue.take(lane.queue.tokens + 1)}:
-                fail(job, _stopping())
+        for lane in list(self._lanes):
+            lane.fail_waiting(_stopping(), close=True)
+        for future, _ in self._tasks:
+            future.set_exception(_stopping())
 
     @property
     def alive(self) -> bool:
@@ -169,41 +126,31 @@ class Device:
         with self._changed:
             self._lanes.append(lane)
 
-    def submit(self, lane: Lane, job: Job) -> None:
-        """Let a job wait for its model. It must have at least one text."""
+    def remove(self, lane: Lane) -> None:
+        """Forget a model, which must have no work."""
         with self._changed:
-            if not self._stopping:
-                lane.queue.add(job)
-                self._wake(lane)
-                return
-        fail(job, _stopping())
+            self._lanes.remove(lane)
 
-    def cancel(self, lane: Lane, job: Job) -> None:
-        """Take back what of a job still waits. Its batch in flight, if any, is let run out."""
-        with self._changed:
-            job.cancelled = True
-            lane.queue.discard(job)
+    def wake(self) -> None:
+        """Wake a worker, if one waits. Called with the lock held."""
+        self._changed.notify()
 
     def run(self, function: Callable[[], Any]) -> Future[Any]:
         """Run a function on a worker, before any batch that waits."""
         future: Future[Any] = Future()
-
-        def task() -> None:
-            try:
-                future.set_result(function())
-            except BaseException as error:  # it is the caller's, whatever it is
-                future.set_exception(error)
-
         with self._changed:
-            self._tasks.append(task)
-            self._changed.notify()
+            if not self._stopping:
+                self._tasks.append((future, function))
+                self._changed.notify()
+                return future
+        future.set_exception(_stopping())
         return future
 
     def _work(self) -> None:
         # Not at the top: the port answers before torch is read from disk.
         import torch
 
-        torch.set_num_threads(self._threads_per_worker)
+        torch.set_num_threads(self.threads_per_worker)
         pending: Finish | None = None
         while (work := self._next(wait=pending is None)) is not None or pending is not None:
             finish: Finish | None = None
@@ -224,12 +171,13 @@ class Device:
             try:
                 while not self._stopping:
                     if wait and self._tasks:  # a task finds no batch under way on this worker
-                        return self._tasks.popleft()
+                        return partial(_run, *self._tasks.popleft())
+                    again = self._look()
                     if (batch := self._next_batch()) is not None:
                         return batch
                     if not wait:
                         return None
-                    self._changed.wait()
+                    self._changed.wait(again)
             finally:
                 self.idle -= 1
         return None
@@ -240,30 +188,27 @@ class Device:
             self._lanes.rotate(-1)  # models take turns
             place = lane.places[self]
             if len(lane.queue) and place.is_open:
+                assert place.executor is not None
                 pieces = lane.queue.take(self._budget(lane, place), lane.max_batch_requests)
-                place.running += 1
+                lane.note_work()
+                place.copy.running += 1
                 for other in self._lanes:
                     if len(other.queue):
-                        self._wake(other)
-                return Taken(lane, place, pieces)
+                        other.wake()
+                return Taken(lane, place, pieces, place.executor)
         return None
 
     def _budget(self, lane: Lane, place: Place) -> int:
         """Tokens of the next batch: what waits is shared out among the idle workers."""
+        assert place.executor is not None
         most = place.executor.budget.tokens
-        if place.executor.backend.runs_alone:
+        if place.backend.runs_alone:
             return most
         share = -(-lane.queue.tokens // max(1, lane.idle_workers))
         return min(max(share, MIN_CPU_SHARE if self._on_cpu else MIN_ACCELERATOR_SHARE), most)
 
-    @staticmethod
-    def _wake(lane: Lane) -> None:
-        """Wake one worker on each of a lane's devices, if one waits. Called with the lock held."""
-        for device in lane.places:
-            device._changed.notify()
-
     def _launch(self, taken: Taken) -> Finish:
-        finish = taken.place.executor.launch(taken.pieces)
+        finish = taken.executor.launch(taken.pieces)
 
         def finish_and_count() -> None:
             try:
@@ -278,11 +223,20 @@ class Device:
         now = time.perf_counter()
         lane, place = taken.lane, taken.place
         with self._changed:
-            place.running -= 1
+            place.copy.running -= 1
+            place.copy.used = now
+            place.copy.scratch = taken.executor.backend.scratch_bytes
             lane.tokens_done += sum(piece.length for piece in taken.pieces)
             # Batches overlap: on a CPU beside each other, on a GPU one queued behind another.
             lane.seconds_busy += now - max(taken.started, place.last_finished)
             place.last_finished = now
+
+
+def _run(future: Future[Any], function: Callable[[], Any]) -> None:
+    try:
+        future.set_result(function())
+    except BaseException as error:  # it is the caller's, whatever it is
+        future.set_exception(error)
 
 
 def _stopping() -> ModelUnavailable:

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from appliance.engine.backend import Backend, DeviceOutOfMemory
 from appliance.engine.batcher import BatchBudget, Piece
-from appliance.engine.types import Backend, Batch, DeviceOutOfMemory, FloatMatrix, Job
+from appliance.engine.types import Batch, FloatMatrix, Job
 from appliance.errors import InternalError
 
-__all__ = ["Executor", "Place", "fail"]
+__all__ = ["Executor", "fail"]
 
 logger = logging.getLogger(__name__)
 
@@ -133,22 +134,6 @@ class Executor:
         vectors[again] = exact
         finite[again] = _finite_rows(exact)
         return vectors, finite
-
-
-@dataclass(slots=True, eq=False)
-class Place:
-    """What a model has on one device."""
-
-    executor: Executor
-    running: int = 0
-    """Batches that its device works on."""
-    last_finished: float = 0.0
-    """When the last of them ended, by ``time.perf_counter``."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it takes another batch now."""
-        return not (self.running and self.executor.backend.runs_alone)
 
 
 def _finite_rows(vectors: FloatMatrix) -> Flags:

@@ -9,13 +9,22 @@ from typing import cast
 
 import numpy as np
 
+from appliance.engine.backend import Backend
 from appliance.engine.prompts import Prompt
-from appliance.engine.types import Backend, EmbedOptions, TokenArray
+from appliance.engine.types import EmbedOptions, TokenArray
 from appliance.engine.vocabulary import TokenVocabulary
 from appliance.errors import InputTooLong, InvalidRequest, RequestTooManyTokens
+from appliance.model_settings import check_keep_alive
 from appliance.settings import ModelSettings
 
-__all__ = ["Inputs", "check_count", "check_dimensions", "check_total", "tokenize"]
+__all__ = [
+    "Inputs",
+    "check_count",
+    "check_dimensions",
+    "check_expiry",
+    "check_total",
+    "tokenize",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,20 @@ def check_count(inputs: Inputs, model: ModelSettings) -> None:
         if not len(item):
             path = inputs.path(position)
             raise InvalidRequest(f"{path} is empty; it must hold at least one token.", param=path)
+
+
+def check_expiry(options: EmbedOptions) -> None:
+    """Refuse a time that no model can be kept for.
+
+    Raises:
+        InvalidRequest: Naming the field.
+    """
+    if options.keep_alive is None:
+        return
+    try:
+        check_keep_alive(options.keep_alive)
+    except ValueError as error:
+        raise InvalidRequest(f"'keep_alive' is invalid: it {error}.", param="keep_alive") from None
 
 
 def check_dimensions(dimensions: int | None, dimension: int) -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,11 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from appliance.engine.backend import DeviceOutOfMemory, Room
+from appliance.engine.capacity import device_capacities
 from appliance.engine.fidelity import tell_fidelity
 from appliance.engine.heads import load_chain
+from appliance.engine.measuring import weights_of_config
 from appliance.engine.model import TorchBackend
 from appliance.engine.modules import SpladeSpec
 from appliance.engine.placement import (
@@ -32,13 +37,14 @@ from appliance.engine.registry import ModelSpec, read_model_spec
 from appliance.engine.remote_code import told
 from appliance.engine.sources import locate_model
 from appliance.engine.static import load_table
+from appliance.engine.swap_folder import SwapFolder
 from appliance.engine.tokenizer import NO_LIMIT, ModelTokenizer
 from appliance.engine.transformer import longest_by_positions
 from appliance.engine.weights import check_weights
 from appliance.errors import ModelUnavailable
 from appliance.settings import ModelSettings, Settings
 
-__all__ = ["load_model"]
+__all__ = ["PreparedModel", "load_model", "prepare_model"]
 
 # What they have to say of a model's files comes back as a report, and is told as our own fault.
 transformers_logging.disable_progress_bar()
@@ -48,15 +54,84 @@ UNBOUNDED_TOKENS = 8192
 """Longest input of a model where neither files nor settings state one."""
 
 
-def load_model(settings: Settings, model: ModelSettings) -> list[TorchBackend]:
-    """Load a model from wherever it is.
+class PreparedModel:
+    """A model whose files are at hand, and whose weights are not read yet.
+
+    Args:
+        settings: The instance: the folder for what fits nowhere else.
+        model: How to load it.
+        spec: What its files say.
+        rooms: The devices that there are.
+
+    Raises:
+        ModelUnavailable: With the reason, in words for the operator.
+    """
+
+    def __init__(
+        self, settings: Settings, model: ModelSettings, spec: ModelSpec, rooms: Mapping[str, Room]
+    ) -> None:
+        self._swap_folder = settings.swap_folder
+        self._model = model
+        self._spec = spec
+        self._tokenizer, self._stated_limit = _load_tokenizer(spec, model)
+        self._placements = choose_placements(model, _weight_bytes(spec, model), rooms)
+
+    @property
+    def devices(self) -> list[str]:
+        """The device that each copy computes on, or the first of several."""
+        return [str(placement.device) for placement in self._placements]
+
+    @property
+    def sizes(self) -> list[Mapping[str, int]]:
+        """Bytes that the weights of each copy will take of each device, as far as is known."""
+        return [placement.sizes for placement in self._placements]
+
+    def load(self, number: int) -> TorchBackend:
+        """Load one copy.
+
+        Raises:
+            ModelUnavailable: With the reason, in words for the operator.
+            DeviceOutOfMemory: There is no room for it on its device.
+        """
+        backend = self._build(self._placements[number], self._model)
+        if self._model.quantization != "none" and number == 0:
+            exact = self._model.model_copy(update={"quantization": "none", "dtype": "float32"})
+            on_cpu = Placement({"": torch.device("cpu")}, torch.device("cpu"), {})
+            parameters = count_parameters(self._spec.chain.transformer)
+            tell_fidelity(self._model, backend, parameters, lambda: self._build(on_cpu, exact))
+        return backend
+
+    def _build(self, placement: Placement, model: ModelSettings) -> TorchBackend:
+        spill = None
+        if isinstance(placement.device_map, str):  # layers may have to lie on disk
+            with suppress(OSError):  # where none has to, none is missed
+                spill = SwapFolder(self._swap_folder)
+        try:
+            loaded = _load_transformer(self._spec, model, placement, spill.path if spill else None)
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise DeviceOutOfMemory(str(error)) from error
+        transformer, chain = load_chain(self._spec.chain, loaded, pickles=model.pickle_weights)
+        return TorchBackend(
+            self._spec,
+            transformer,
+            chain,
+            self._tokenizer,
+            _max_input_tokens(transformer, self._spec, self._stated_limit, model),
+            compiled=model.compile,
+            spill=spill,
+        )
+
+
+def prepare_model(
+    settings: Settings, model: ModelSettings, rooms: Mapping[str, Room]
+) -> PreparedModel:
+    """Find a model, wherever it is, and measure it.
 
     Args:
         settings: The instance: hub token, cache, and the folder for what fits nowhere else.
         model: Which model, and how.
-
-    Returns:
-        Its copies, each on a device of its own.
+        rooms: The devices that there are.
 
     Raises:
         ModelUnavailable: With the reason, in words for the operator.
@@ -69,29 +144,41 @@ def load_model(settings: Settings, model: ModelSettings) -> list[TorchBackend]:
         cache=settings.hub_cache,
         pickles=model.pickle_weights,
     )
-    spec = read_model_spec(folder, model)
-    tokenizer, stated = _load_tokenizer(spec, model)
+    return PreparedModel(settings, model, read_model_spec(folder, model), rooms)
 
-    def build(placement: Placement, model: ModelSettings) -> TorchBackend:
-        loaded = _load_transformer(spec, model, placement, settings.swap_dir)
-        transformer, chain = load_chain(spec.chain, loaded, pickles=model.pickle_weights)
-        return TorchBackend(
-            spec,
-            transformer,
-            chain,
-            tokenizer,
-            _max_input_tokens(transformer, spec, stated, model),
-            compiled=model.compile,
+
+def load_model(settings: Settings, model: ModelSettings) -> list[TorchBackend]:
+    """Load a model with all memory for itself.
+
+    Returns:
+        Its copies, each on a device of its own.
+
+    Raises:
+        ModelUnavailable: With the reason, in words for the operator.
+    """
+    capacities = device_capacities(settings.max_cuda_memory_gib)
+    rooms = {name: Room(capacity) for name, capacity in capacities.items()}
+    prepared = prepare_model(settings, model, rooms)
+    return [prepared.load(number) for number in range(len(prepared.devices))]
+
+
+def _weight_bytes(spec: ModelSpec, model: ModelSettings) -> int:
+    """Bytes of the weights on the device, measured on a model without any where that works."""
+    likely = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = choose_dtype(model.dtype, model.quantization, likely)
+    if not spec.chain.is_static:
+        config = _read_config(spec, model)
+        size = weights_of_config(
+            _architecture(config, spec),
+            config,
+            dtype,
+            model.quantization,
+            trust_remote_code=model.trust_remote_code,
         )
-
-    parameters = count_parameters(spec.chain.transformer)
-    placements = choose_placements(model, int(parameters * _bytes_of_a_parameter(model)))
-    backends = [build(placement, model) for placement in placements]
-    if model.quantization != "none":
-        exact = model.model_copy(update={"quantization": "none", "dtype": "float32"})
-        on_cpu = Placement({"": torch.device("cpu")}, torch.device("cpu"))
-        tell_fidelity(model, backends[0], parameters, lambda: build(on_cpu, exact))
-    return backends
+        if size is not None:
+            return size
+    bits = BITS[model.quantization] or 8 * dtype.itemsize
+    return count_parameters(spec.chain.transformer) * bits // 8
 
 
 def _load_tokenizer(spec: ModelSpec, model: ModelSettings) -> tuple[ModelTokenizer, int]:
@@ -101,14 +188,6 @@ def _load_tokenizer(spec: ModelSpec, model: ModelSettings) -> tuple[ModelTokeniz
     return ModelTokenizer.load(
         folder, lower_case=spec.lower_case, trust_remote_code=model.trust_remote_code
     )
-
-
-def _bytes_of_a_parameter(model: ModelSettings) -> float:
-    bits = BITS[model.quantization]
-    if bits is not None:
-        return bits / 8
-    likely = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return choose_dtype(model.dtype, "none", likely).itemsize
 
 
 def _max_input_tokens(
@@ -126,7 +205,7 @@ def _max_input_tokens(
 
 
 def _load_transformer(
-    spec: ModelSpec, model: ModelSettings, placement: Placement, swap_dir: Path | None
+    spec: ModelSpec, model: ModelSettings, placement: Placement, spill: Path | None
 ) -> nn.Module:
     folder = spec.chain.transformer
     dtype = choose_dtype(model.dtype, model.quantization, placement.device)
@@ -145,13 +224,15 @@ def _load_transformer(
             quantization_config=quantization_config(model.quantization, dtype),
             device_map=placement.device_map,  # by accelerate, without a copy on the way
             max_memory=placement.max_memory,
-            offload_folder=swap_dir,
+            offload_folder=spill,
             # Unset: safetensors where there are any.
             use_safetensors=None if model.pickle_weights else True,
             local_files_only=True,
             trust_remote_code=model.trust_remote_code,
             output_loading_info=True,
         )
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # broken files surface as any kind of error
         raise ModelUnavailable(f"it cannot be loaded: {told(error)}") from error
     missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)

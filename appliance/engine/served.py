@@ -5,49 +5,118 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Literal
 
+from appliance.engine.backend import Backend
 from appliance.engine.calibration import Calibration
+from appliance.engine.copies import Copy, Tier
 from appliance.engine.cores import available_cores
-from appliance.engine.device import Lane
 from appliance.engine.inputs import Inputs, tokenize
+from appliance.engine.lane import Lane
 from appliance.engine.prompts import Prompt, choose_prompt
-from appliance.engine.types import Backend, EmbedOptions, TokenArray
+from appliance.engine.types import EmbedOptions, TokenArray
 from appliance.engine.vocabulary import TokenVocabulary
 from appliance.settings import ModelSettings
 
-__all__ = ["ServedModel"]
+__all__ = ["ModelState", "ServedModel"]
 
 TOKENIZE_RUN = 64
 """Texts that one tokenizer thread takes at once."""
 
 
+ModelState = Literal["unloaded", "loading", "active", "idle", "offloaded", "swapped", "failed"]
+
+_STATES: tuple[tuple[Tier, ModelState], ...] = (("host", "offloaded"), ("disk", "swapped"))
+
+
 class ServedModel:
-    """One model under its name.
+    """One model under its name. All but ``state`` belongs to the event loop.
 
     Attributes:
         settings: As configured.
-        state: Where it stands.
-        reason: Why it failed, if it did.
         created: When it was configured, in Unix seconds.
+        reason: Why it failed, if it did.
+        failed_at: When, by ``time.monotonic``.
         requests: Requests being worked on.
+        users: Requests and others that hold ``lane``.
+        keep_alive: Seconds that it stays loaded without users; -1: for ever.
+        expires: When it will be unloaded for having none, by ``time.monotonic``.
+        last_used: When the last request for it ended, in Unix seconds.
+        answered: Requests answered so far.
+        tokens: Tokens embedded so far.
+        lane: Where its texts wait, while it is loaded.
+        outgoing: The lane that it had, while that is unloaded; it takes no new requests.
+        calibration: There as soon as ``lane`` is.
+        was_tried: Whether it was loaded or has failed once.
+        settled: Set while it is neither loading nor about to be.
+        changed: Set when one of its copies has moved or failed to, or the last user has left, or
+            the last request.
+        change: Held by whoever loads or unloads it.
+        loading: Loads it.
     """
 
     def __init__(self, settings: ModelSettings) -> None:
         self.settings = settings
-        self.state: Literal["loading", "ready", "failed"] = "loading"
-        self.reason = ""
         self.created = int(time.time())
+        self.reason = ""
+        self.failed_at = 0.0
         self.requests = 0
+        self.users = 0
+        self.keep_alive = settings.keep_alive
+        self.expires: float | None = None
+        self.last_used: float | None = None
+        self.answered = 0
+        self.tokens = 0
         self.lane: Lane | None = None
+        self.outgoing: Lane | None = None
         self.calibration: Calibration | None = None
-        """There as soon as ``lane`` is."""
-        self.loaded = asyncio.Event()
-        """Set once ``state`` is no longer ``loading``."""
+        self.was_tried = False
+        self.settled = asyncio.Event()
+        self.changed = asyncio.Event()
+        self.change = asyncio.Lock()
+        self.loading: asyncio.Task[None] | None = None
         workers = settings.tokenization_workers or max(1, available_cores() - 1)
         self.tokenizers = ThreadPoolExecutor(workers, f"tokenize-{settings.name}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that it answers to."""
+        return self.settings.names
+
+    @property
+    def copies(self) -> list[Copy]:
+        """Its copies, while it is loaded."""
+        return [] if self.lane is None else self.lane.copies
+
+    @property
+    def lane_with_weights(self) -> Lane | None:
+        """The lane that takes memory."""
+        return self.lane or self.outgoing
+
+    @property
+    def state(self) -> ModelState:
+        """Where it stands."""
+        if self.loading is not None and not self.loading.done():
+            return "loading"
+        if self.reason:
+            return "failed"
+        copies = [] if self.lane_with_weights is None else self.lane_with_weights.copies
+        if any(copy.tier == "device" for copy in copies):
+            busy = self.users or any(copy.is_busy for copy in copies)
+            return "active" if busy else "idle"
+        if any(copy.moving_to == "device" for copy in copies):
+            return "loading"
+        tiers = {copy.tier for copy in copies}
+        return next((state for tier, state in _STATES if tier in tiers), "unloaded")
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something holds that depends on copies, users and requests."""
+        while not condition():
+            self.changed.clear()
+            await self.changed.wait()
 
     @property
     def name(self) -> str:

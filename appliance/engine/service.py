@@ -5,20 +5,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Literal, TypeVar
 
+from appliance.engine.backend import Prepared, Room
 from appliance.engine.calibration import Calibration, read_calibration
-from appliance.engine.device import Device, Lane
-from appliance.engine.inputs import Inputs, check_count, check_dimensions, check_total
+from appliance.engine.catalogue import Catalogue
+from appliance.engine.inputs import (
+    Inputs,
+    check_count,
+    check_dimensions,
+    check_expiry,
+    check_total,
+)
+from appliance.engine.lane import Lane
+from appliance.engine.lifecycle import Lifecycle, Loader
 from appliance.engine.served import ServedModel
 from appliance.engine.types import (
-    Backend,
     Embedding,
     EmbedOptions,
     FloatMatrix,
@@ -29,30 +37,25 @@ from appliance.engine.types import (
 )
 from appliance.engine.vectors import finish_vectors
 from appliance.engine.vocabulary import TokenVocabulary
-from appliance.errors import (
-    ApplianceError,
-    ModelNotFound,
-    ModelUnavailable,
-    Overloaded,
-)
+from appliance.errors import Overloaded
+from appliance.persistence import KeptModels
 from appliance.settings import ModelSettings, Settings
 
 __all__ = ["Engine", "Loader"]
 
 logger = logging.getLogger(__name__)
 
-Loader = Callable[[Settings, ModelSettings], Sequence[Backend]]
-"""Loads one model; several copies where it is to have several, each on a device of its own."""
-
 Result = TypeVar("Result")
 Finished = TypeVar("Finished", bound=Vectors)
 
 
-def _load_with_torch(settings: Settings, model: ModelSettings) -> Sequence[Backend]:
+def _load_with_torch(
+    settings: Settings, model: ModelSettings, rooms: Mapping[str, Room]
+) -> Prepared:
     # Not at the top: torch and transformers take seconds to read, and the port answers meanwhile.
-    from appliance.engine.loading import load_model
+    from appliance.engine.loading import prepare_model
 
-    return load_model(settings, model)
+    return prepare_model(settings, model, rooms)
 
 
 class Engine:
@@ -60,60 +63,70 @@ class Engine:
 
     Args:
         settings: The instance's settings.
-        load: Loads one model. Unset: the real thing.
+        load: Finds one model. Unset: the real thing.
+        kept: What was added and removed for good. Unset: no such thing is kept.
 
     Attributes:
         settings: The instance's settings.
+        session_id: Another one for each start.
+        started: When it was made, in Unix seconds.
         models: The models, the default one first.
+        catalogue: Knows them by name, adds and removes them.
+        lifecycle: Loads and unloads them.
         draining: Whether the server has been told to stop.
+        last_action: When the last request came or ended, by ``time.monotonic``.
     """
 
-    def __init__(self, settings: Settings, load: Loader | None = None) -> None:
-        self.models = [ServedModel(model) for model in settings.models]
+    def __init__(
+        self, settings: Settings, load: Loader | None = None, kept: KeptModels | None = None
+    ) -> None:
         self.draining = False
         self.settings = settings
-        self._load = load or _load_with_torch
-        self._by_name = {
-            name: model
-            for model in self.models
-            for name in (model.settings.name, *model.settings.aliases)
-        }
-        self._devices: dict[str, Device] = {}
-        self._scheduling = threading.Lock()
+        self.session_id = str(uuid.uuid4())
+        self.started = time.time()
+        self.last_action = time.monotonic()
+        self.lifecycle = Lifecycle(settings, load or _load_with_torch, self._begin_loading)
+        self.catalogue = Catalogue(settings, self.lifecycle, kept)
+        self.models = self.catalogue.models
         self._vocabulary = TokenVocabulary(settings.token_vocabulary_dir)
         self._background = ThreadPoolExecutor(1, "background")
-        self._loader = ThreadPoolExecutor(1, "loader")
-        self._loading: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Begin to load; returns at once."""
-        self._loading = [asyncio.create_task(self._bring_up(model)) for model in self.models]
+        for model in self.catalogue.first:
+            self.lifecycle.begin_loading(model)
 
     async def stop(self) -> None:
         """Let the batches in flight finish and end every thread."""
-        for task in self._loading:
-            task.cancel()
-        for model in self.models:
-            if model.calibration is not None:
-                model.calibration.stop()
-        for device in self._devices.values():
-            await asyncio.to_thread(device.stop)
-        for pool in (self._background, self._loader, *(m.tokenizers for m in self.models)):
-            pool.shutdown(wait=False, cancel_futures=True)
+        await self.catalogue.stop()
+        await self.lifecycle.stop()
+        self._background.shutdown(wait=False, cancel_futures=True)
 
     async def all_failed(self) -> bool:
-        """Wait until each model is loaded or failed, and say whether none can be served."""
-        for model in self.models:
-            await model.loaded.wait()
-        return all(model.state == "failed" for model in self.models)
+        """Wait until each model that loads at the start has, and say whether all have failed."""
+        for model in self.catalogue.first:
+            await model.settled.wait()
+        return bool(self.catalogue.first) and all(model.state == "failed" for model in self.models)
 
     @property
     def status(self) -> Literal["ok", "loading", "failed"]:
-        """``ok`` once every model that can be served has run a forward pass."""
-        dead = not all(device.alive for device in self._devices.values())
-        if dead or all(model.state == "failed" for model in self.models):
+        """``ok`` once every model that loads at the start has run a forward pass or failed."""
+        if not self.lifecycle.fleet.alive:
             return "failed"
-        return "loading" if any(model.state == "loading" for model in self.models) else "ok"
+        if self.models and all(model.state == "failed" for model in self.models):
+            return "failed"
+        first = (model for model in self.catalogue.first if model in self.models)
+        return "ok" if all(model.was_tried for model in first) else "loading"
+
+    @property
+    def idle_seconds(self) -> float:
+        """Time since the last request for an embedding ended; 0 while there is one."""
+        return 0.0 if self.is_busy else time.monotonic() - self.last_action
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is a request for an embedding."""
+        return any(model.requests for model in (*self.models, *self.catalogue.leaving))
 
     def model(self, name: str) -> ServedModel:
         """The model that answers to a name or an alias.
@@ -121,12 +134,13 @@ class Engine:
         Raises:
             ModelNotFound: There is none.
         """
-        if name in self._by_name:
-            return self._by_name[name]
-        known = ", ".join(f"'{model.name}'" for model in self.models)
-        raise ModelNotFound(
-            f"The model '{name}' does not exist. Served here: {known}.", param="model"
-        )
+        return self.catalogue.find(name)
+
+    @property
+    def largest_payload(self) -> int:
+        """Bytes of the largest body that any model takes."""
+        default: int = ModelSettings.model_fields["payload_limit"].default
+        return max((model.settings.payload_limit for model in self.models), default=default)
 
     async def embed(self, model: ServedModel, inputs: Inputs, options: EmbedOptions) -> Embedding:
         """Embed the inputs of one request.
@@ -137,33 +151,47 @@ class Engine:
             ModelUnavailable: The model is loading or has failed.
         """
         check_count(inputs, model.settings)
+        check_expiry(options)
         if model.requests >= model.settings.max_concurrent_requests:
             raise self._overloaded(model, f"{model.requests} requests are being worked on")
         model.requests += 1
+        self.last_action = time.monotonic()
         try:
-            lane = await self._lane(model)
-            check_dimensions(options.dimensions, lane.backend.dimension)
-            normalize = _first_set(options.normalize, model.settings.normalize, True)
-            calibration = model.calibration if options.output_dtype in ("int8", "uint8") else None
-            if calibration is not None:
-                calibration.check(options.dimensions, normalize)
-            started = time.perf_counter()
-            texts, unpooled = await model.tokenize(lane.backend, inputs, options, self._vocabulary)
-            tokens = check_total(texts, model.settings)
-            tokenized = time.perf_counter()
-            ranges = None
-            if calibration is not None:
-                ranges = await calibration.ranges(options.dimensions, normalize)
-            finish = partial(
-                finish_vectors,
-                dimensions=options.dimensions,
-                normalize=normalize,
-                output_dtype=options.output_dtype,
-                ranges=ranges,
-            )
-            job, vectors = await self._compute(model, lane, texts, unpooled, finish)
+            async with self.lifecycle.use(model, options.keep_alive) as lane:
+                result = await self._embed(model, lane, inputs, options)
         finally:
             model.requests -= 1
+            if not model.requests:
+                model.changed.set()
+            model.last_used = time.time()
+            self.last_action = time.monotonic()
+        model.answered += 1
+        model.tokens += result.tokens
+        return result
+
+    async def _embed(
+        self, model: ServedModel, lane: Lane, inputs: Inputs, options: EmbedOptions
+    ) -> Embedding:
+        check_dimensions(options.dimensions, lane.backend.dimension)
+        normalize = _first_set(options.normalize, model.settings.normalize, True)
+        calibration = model.calibration if options.output_dtype in ("int8", "uint8") else None
+        if calibration is not None:
+            calibration.check(options.dimensions, normalize)
+        started = time.perf_counter()
+        texts, unpooled = await model.tokenize(lane.backend, inputs, options, self._vocabulary)
+        tokens = check_total(texts, model.settings)
+        tokenized = time.perf_counter()
+        ranges = None
+        if calibration is not None:
+            ranges = await calibration.ranges(options.dimensions, normalize)
+        finish = partial(
+            finish_vectors,
+            dimensions=options.dimensions,
+            normalize=normalize,
+            output_dtype=options.output_dtype,
+            ranges=ranges,
+        )
+        job, vectors = await self._compute(model, lane, texts, unpooled, finish)
         assert job.started is not None
         assert job.finished is not None
         timings = Timings(
@@ -177,67 +205,28 @@ class Engine:
         """Run something that would hold up the event loop on a thread of its own."""
         return await asyncio.get_running_loop().run_in_executor(self._background, function)
 
-    async def _bring_up(self, model: ServedModel) -> None:
-        loop = asyncio.get_running_loop()
-        started = time.perf_counter()
-        try:
-            source = await self.in_background(partial(read_calibration, model.settings.calibration))
-            backends = await loop.run_in_executor(
-                self._loader, self._load, self.settings, model.settings
-            )
-            calibration = Calibration(
+    async def _begin_loading(self, model: ServedModel) -> Callable[[Lane], None]:
+        source = await self.in_background(partial(read_calibration, model.settings.calibration))
+
+        def loaded(lane: Lane) -> None:
+            model.calibration = Calibration(
                 model.name,
                 source,
-                dimension=backends[0].dimension,
+                dimension=lane.backend.dimension,
                 normalized=_first_set(model.settings.normalize, True),
                 embed=partial(self._embed_plainly, model),
             )
-            copies = {self._device(backend.device_name): backend for backend in backends}
-            budget = model.settings.max_batch_tokens
-            for device, backend in copies.items():
-                warm_up = partial(backend.warm_up, device.batch_tokens(backend, budget))
-                await asyncio.wrap_future(device.run(warm_up))
-        except Exception as error:  # any fault of a model's files; the other models go on
-            known = isinstance(error, ApplianceError)
-            model.reason = str(error) if known else f"{type(error).__name__}: {error}"
-            model.state = "failed"
-            logger.error("model %s: %s", model.name, model.reason, exc_info=not known)
-        else:
-            model.lane = Lane(model.name, copies, budget, model.settings.max_batch_requests)
-            for device in copies:
-                device.add(model.lane)
-            model.calibration = calibration
-            model.state = "ready"
-            logger.info("model %s: ready after %.1f s", model.name, time.perf_counter() - started)
-        model.loaded.set()
 
-    def _device(self, name: str) -> Device:
-        if name not in self._devices:
-            self._devices[name] = Device(name, self.settings.cpu_workers, self._scheduling)
-            self._devices[name].start()
-        return self._devices[name]
-
-    async def _lane(self, model: ServedModel) -> Lane:
-        if model.state == "loading":
-            try:
-                async with asyncio.timeout(self.settings.model_wait_seconds):
-                    await model.loaded.wait()
-            except TimeoutError:
-                raise ModelUnavailable(
-                    f"The model '{model.name}' is still loading.", retry_after=5
-                ) from None
-        if model.lane is None:
-            raise ModelUnavailable(
-                f"The model '{model.name}' cannot be served: {model.reason}", retry_after=60
-            )
-        return model.lane
+        return loaded
 
     async def _embed_plainly(self, model: ServedModel, texts: Sequence[str]) -> FloatMatrix:
         """The chain's own output for texts that no request sent."""
-        lane = await self._lane(model)
         options = EmbedOptions(truncate=True)
-        ids, unpooled = await model.tokenize(lane.backend, Inputs(texts), options, self._vocabulary)
-        _, vectors = await self._compute(model, lane, ids, unpooled, lambda vectors: vectors)
+        async with self.lifecycle.use(model) as lane:
+            ids, unpooled = await model.tokenize(
+                lane.backend, Inputs(texts), options, self._vocabulary
+            )
+            _, vectors = await self._compute(model, lane, ids, unpooled, lambda vectors: vectors)
         return vectors
 
     async def _compute(

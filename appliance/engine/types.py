@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,16 +14,13 @@ import numpy.typing as npt
 from appliance.settings import TokenIds
 
 __all__ = [
-    "Backend",
     "Batch",
-    "DeviceOutOfMemory",
     "EmbedOptions",
     "Embedding",
     "FloatMatrix",
     "InputType",
     "Job",
     "OutputDtype",
-    "TextTokenizer",
     "Timings",
     "TokenArray",
     "TruncationDirection",
@@ -72,6 +69,9 @@ class EmbedOptions:
 
     input_type: InputType | None = None
     """Kind of text; the model's prompt for it, if it has one, goes before each."""
+
+    keep_alive: float | None = None
+    """Seconds that the model stays loaded after the last request; 0: not at all, -1: for ever."""
 
 
 @dataclass(slots=True)
@@ -137,97 +137,6 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.cu_seqlens) - 1
-
-
-class DeviceOutOfMemory(Exception):
-    """A batch needs more of a device's memory than there is."""
-
-
-class TextTokenizer(Protocol):
-    """Turns text into a model's own token ids. Safe to call from several threads."""
-
-    def encode(self, texts: list[str]) -> list[TokenArray]:
-        """Ids of each text in full, special tokens included."""
-
-    def prompt_length(self, prompt: str) -> int:
-        """Tokens that a prompt takes up at the start of a text, special tokens before it too."""
-
-    def cut(
-        self, ids: TokenArray, limit: int, direction: TruncationDirection, keep_first: int = 0
-    ) -> TokenArray:
-        """The ids of the same text cut to ``limit`` tokens, special tokens kept.
-
-        Args:
-            ids: The whole text.
-            limit: Most tokens to keep.
-            direction: The end that goes.
-            keep_first: Tokens at the start that stay, such as a prompt's.
-        """
-
-
-class Backend(Protocol):
-    """One model, loaded. Its methods run on a device's worker threads only."""
-
-    @property
-    def tokenizer(self) -> TextTokenizer:
-        """Its tokenizer."""
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Ids that it can read are below this."""
-
-    @property
-    def dimension(self) -> int:
-        """Values of a vector."""
-
-    @property
-    def max_input_tokens(self) -> int:
-        """Longest text that it reads."""
-
-    @property
-    def device_name(self) -> str:
-        """The device that it is on: ``cpu``, ``cuda:0``."""
-
-    @property
-    def prompts(self) -> Mapping[str, str]:
-        """The prompts that its files name."""
-
-    @property
-    def default_prompt_name(self) -> str | None:
-        """The prompt to use where nothing is said."""
-
-    @property
-    def pools_prompt(self) -> bool:
-        """Whether the prompt's own tokens count in the vector."""
-
-    def warm_up(self, batch_tokens: int) -> None:
-        """Get ready for batches of a size and run the first one. Called once, before any other."""
-
-    @property
-    def is_half_precision(self) -> bool:
-        """Whether its numbers may overflow where float32's would not."""
-
-    @property
-    def runs_alone(self) -> bool:
-        """Whether it takes one batch at a time, whatever the device's number of workers."""
-
-    def launch(self, batch: Batch) -> Callable[[], FloatMatrix]:
-        """Begin to embed a batch.
-
-        Returns:
-            A function that waits for the vectors: float32, shape ``[texts, dimension]``, the
-            chain's own output.
-
-        Raises:
-            DeviceOutOfMemory: It needs more memory than there is.
-        """
-
-    def forward_in_float32(self, batch: Batch) -> FloatMatrix:
-        """Embed a batch once more, with room for larger numbers.
-
-        Raises:
-            DeviceOutOfMemory: It needs more memory than there is.
-        """
 
 
 @dataclass(slots=True, eq=False)

@@ -15,7 +15,7 @@ def test_healthy_by_get_and_by_head(fake_server: RunningServer, path: str) -> No
     assert answer.status_code == 200
     assert answer.json() == {
         "status": "ok",
-        "models": [{"name": "fake/model", "state": "ready"}, {"name": "other", "state": "ready"}],
+        "models": [{"name": "fake/model", "state": "idle"}, {"name": "other", "state": "idle"}],
     }
     assert httpx.head(fake_server.url + path).status_code == 200
 

@@ -12,8 +12,10 @@ import threading
 from pathlib import Path
 
 import httpx
+import psutil
+import pytest
 
-from tests.conftest import REAL_MODEL, run_process
+from tests.conftest import REAL_MODEL, RunningServer, run_process
 
 
 def run_to_the_end(*flags: str) -> subprocess.CompletedProcess[str]:
@@ -106,3 +108,43 @@ def test_the_port_answers_before_the_model_does() -> None:
         "import sys, appliance.server;sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=os.environ)
+
+
+def test_a_model_larger_than_the_memory_for_it_is_served_all_the_same(
+    real_server: RunningServer, tmp_path: Path
+) -> None:
+    texts = ["a cat", "two cats and a dog", "x " * 200] * 20
+    expected = real_server.embed(model=REAL_MODEL, input=texts).json()
+    limits = ("--max-cuda-memory-gib", "0.02", "--swap-dir", str(tmp_path))
+    with run_process(*limits) as server:
+        answer = server.embed(model=REAL_MODEL, input=texts)
+        assert answer.status_code == 200, answer.text
+        for found, wanted in zip(answer.json()["data"], expected["data"], strict=True):
+            assert found["embedding"] == pytest.approx(wanted["embedding"], abs=1e-5)
+        assert any("do not fit" in line for line in server.log)
+    assert not list(tmp_path.glob("appliance-*"))
+
+
+def test_a_folder_to_swap_to_that_cannot_be_used_is_told_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run_to_the_end("--disk-swap", "--swap-dir", str(tmp_path / "file"))
+    assert done.returncode == 1
+    assert "swap_dir" in done.stderr
+    assert str(tmp_path / "file") in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_memory_goes_back_to_the_system_with_the_model() -> None:
+    """Its share of it: the libraries stay."""
+    with run_process() as server:
+        assert server.process is not None
+        process = psutil.Process(server.process.pid)
+        assert server.embed(model=REAL_MODEL, input="a").status_code == 200
+        weights = sum(
+            httpx.get(f"{server.url}/api/models/{REAL_MODEL}").json()["bytes"]["devices"].values()
+        )
+        loaded = process.memory_info().rss
+        assert httpx.post(f"{server.url}/api/models/{REAL_MODEL}/unload").status_code == 200
+        given_back = loaded - process.memory_info().rss
+        assert given_back >= 0.7 * weights, f"{given_back} of {weights} bytes"
+        assert server.embed(model=REAL_MODEL, input="a").status_code == 200

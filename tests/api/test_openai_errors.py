@@ -6,16 +6,17 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpx
 import pytest
 
+from appliance.engine.backend import Room
 from appliance.engine.types import Batch
 from appliance.settings import ModelSettings, Settings
 from tests.conftest import RunningServer, run_in_thread
-from tests.fakes import FakeBackend, load_fake
+from tests.fakes import FakeBackend, FakePrepared, load_fake, loading
 
 MODEL = "fake/model"
 INVALID = "invalid_request_error"
@@ -264,7 +265,7 @@ class Gate:
 def test_one_request_too_many_is_told_when_to_come_back() -> None:
     gate = Gate()
     settings = Settings(models=(ModelSettings(model=MODEL, max_concurrent_requests=1),))
-    with run_in_thread(settings, lambda *_: [FakeBackend(before_forward=gate)]) as server:
+    with run_in_thread(settings, loading(lambda _: FakeBackend(before_forward=gate))) as server:
         first: list[httpx.Response] = []
         thread = threading.Thread(target=lambda: first.append(server.embed(model=MODEL, input="a")))
         thread.start()
@@ -283,7 +284,7 @@ def test_one_request_too_many_is_told_when_to_come_back() -> None:
 def test_the_waiting_room_is_counted_in_tokens() -> None:
     gate = Gate()
     settings = Settings(models=(ModelSettings(model=MODEL, max_queue_tokens=10),), cpu_workers=1)
-    with run_in_thread(settings, lambda *_: [FakeBackend(before_forward=gate)]) as server:
+    with run_in_thread(settings, loading(lambda _: FakeBackend(before_forward=gate))) as server:
         results: dict[str, httpx.Response] = {}
 
         def ask(text: str) -> None:
@@ -319,7 +320,7 @@ def test_a_fault_of_the_model_is_ours_and_keeps_its_details(
             raise ValueError("secret detail")
 
     settings = Settings(models=(ModelSettings(model=MODEL),))
-    with run_in_thread(settings, lambda *_: [FakeBackend(before_forward=fail)]) as server:
+    with run_in_thread(settings, loading(lambda _: FakeBackend(before_forward=fail))) as server:
         bad = server.embed(model=MODEL, input=["fine text", "bad"])
         message = assert_error(bad, 500, kind="server_error")
         assert "secret" not in message
@@ -335,7 +336,7 @@ def test_nan_never_leaves_the_server() -> None:
             return vectors
 
     settings = Settings(models=(ModelSettings(model=MODEL),))
-    with run_in_thread(settings, lambda *_: [Broken()]) as server:
+    with run_in_thread(settings, loading(lambda _: Broken())) as server:
         assert "NaN" in assert_error(server.embed(model=MODEL, input="x"), 500, kind="server_error")
         assert server.embed(model=MODEL, input="x y").status_code == 200
 
@@ -353,11 +354,11 @@ def test_an_unforeseen_fault_has_the_same_shape(monkeypatch: pytest.MonkeyPatch)
 def test_loading_and_failed_models_answer_503() -> None:
     release = threading.Event()
 
-    def load(settings: Settings, model: ModelSettings) -> list[FakeBackend]:
+    def load(settings: Settings, model: ModelSettings, rooms: Mapping[str, Room]) -> FakePrepared:
         assert release.wait(30)
         if model.name == "broken":
             raise RuntimeError("no such weights")
-        return load_fake(settings, model)
+        return load_fake(settings, model, rooms)
 
     models = (ModelSettings(model="good"), ModelSettings(model="broken"))
     settings = Settings(models=models, model_wait_seconds=0.05)
@@ -374,15 +375,15 @@ def test_loading_and_failed_models_answer_503() -> None:
         failed = server.embed(model="broken", input="a")
         assert "no such weights" in assert_error(failed, 503, kind="server_error")
         states = {m["name"]: m["state"] for m in httpx.get(f"{server.url}/ready").json()["models"]}
-        assert states == {"good": "ready", "broken": "failed"}
+        assert states == {"good": "idle", "broken": "failed"}
 
 
 def test_a_request_waits_for_a_model_that_is_loading() -> None:
     release = threading.Event()
 
-    def load(settings: Settings, model: ModelSettings) -> list[FakeBackend]:
+    def load(settings: Settings, model: ModelSettings, rooms: Mapping[str, Room]) -> FakePrepared:
         assert release.wait(30)
-        return load_fake(settings, model)
+        return load_fake(settings, model, rooms)
 
     with run_in_thread(load=load, wait=False) as server:
         threading.Timer(0.2, release.set).start()

@@ -11,7 +11,7 @@ import pytest
 
 from appliance.settings import ModelSettings, Settings
 from tests.conftest import RunningServer, run_in_thread
-from tests.fakes import FakeBackend, FakeTokenizer, fake_vector, word_id
+from tests.fakes import FakeBackend, FakeTokenizer, fake_vector, loading, word_id
 
 MODEL = "fake/model"
 
@@ -130,12 +130,12 @@ def test_a_prompt_goes_before_each_text(fields: dict[str, str], prompt: str) -> 
 
 
 def test_input_type_adds_nothing_where_the_model_has_no_such_prompt() -> None:
-    def load(*_: object) -> list[FakeBackend]:
-        backend = FakeBackend()
-        backend.prompts = {"summary": "sum up: "}
-        return [backend]
+    def backend(_: ModelSettings) -> FakeBackend:
+        made = FakeBackend()
+        made.prompts = {"summary": "sum up: "}
+        return made
 
-    with run_in_thread(load=load) as server:
+    with run_in_thread(load=loading(backend)) as server:
         plain = vectors_of(server.embed(model=MODEL, input="a b"))
         typed = vectors_of(server.embed(model=MODEL, input="a b", input_type="query"))
         np.testing.assert_array_equal(plain, typed)

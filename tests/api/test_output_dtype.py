@@ -23,7 +23,7 @@ from appliance.engine.types import Batch, FloatMatrix, OutputDtype
 from appliance.engine.vectors import finish_vectors, ranges_of
 from appliance.settings import ModelSettings, Settings
 from tests.conftest import RunningServer, run_in_thread
-from tests.fakes import FakeBackend, FakeTokenizer, fake_vector, word_id
+from tests.fakes import FakeBackend, FakeTokenizer, fake_vector, loading, word_id
 
 MODEL = "fake/model"
 DIMENSION = 20
@@ -71,7 +71,7 @@ def vectors_of(response: httpx.Response, output_dtype: str) -> np.ndarray:
 
 def serve(model: ModelSettings | None = None, **fake: Any) -> Any:
     settings = Settings(models=(model or ModelSettings(model=MODEL),), cpu_workers=1)
-    return run_in_thread(settings, lambda *_: [FakeBackend(DIMENSION, **fake)])
+    return run_in_thread(settings, loading(lambda _: FakeBackend(DIMENSION, **fake)))
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +310,7 @@ def test_a_file_that_will_not_do_is_told_at_the_start(
     settings = Settings(
         models=(ModelSettings(model=MODEL), ModelSettings(model="other", calibration=file))
     )
-    with run_in_thread(settings, lambda *_: [FakeBackend(DIMENSION)], wait=False) as server:
+    with run_in_thread(settings, loading(lambda _: FakeBackend(DIMENSION)), wait=False) as server:
         response = server.embed(model="other", input="a")
         assert response.status_code == 503
         error = response.json()["error"]["message"]

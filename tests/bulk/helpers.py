@@ -22,7 +22,7 @@ from appliance.bulk.command import embed_file
 from appliance.bulk.folder import Manifest
 from appliance.engine.types import Batch
 from appliance.settings import ModelSettings, Settings
-from tests.fakes import FakeBackend, FakeTokenizer, fake_vector
+from tests.fakes import FakeBackend, FakePrepared, FakeTokenizer, fake_vector
 
 SETTINGS = Settings(models=(ModelSettings(model="fake/model", name="fake"),))
 
@@ -42,9 +42,9 @@ def embed(
 ) -> int:
     """Run the command; returns its exit code."""
 
-    def load(_: Settings, __: ModelSettings) -> list[FakeBackend]:
+    def load(*_: object) -> FakePrepared:
         time.sleep(load_seconds)
-        return [FakeBackend(before_forward=before_forward, **of_model)]
+        return FakePrepared(lambda: FakeBackend(before_forward=before_forward, **of_model))
 
     return embed_file(settings, parse(*flags), load)
 

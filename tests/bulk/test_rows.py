@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from appliance.bulk.command import embed_file
+from appliance.engine.backend import Room
 from appliance.engine.types import Batch
 from appliance.settings import ModelSettings, Settings
 from tests.bulk.helpers import assert_vectors, embed, expected, parse, read_rows, work_folder
-from tests.fakes import FakeBackend, FakeTokenizer, fake_vector, load_fake, word_id
+from tests.fakes import FakePrepared, FakeTokenizer, fake_vector, load_fake, word_id
 
 LONG = "long " * 40
 """More than the 32 tokens that the fake model reads."""
@@ -108,9 +109,11 @@ def test_a_model_is_named_as_for_the_server(texts: Path, tmp_path: Path) -> None
         flags = ["--model", model] if model else []
         arguments = parse(texts, "--out", tmp_path / "out.npy", "--overwrite", *flags)
 
-        def load(settings: Settings, chosen: ModelSettings) -> list[FakeBackend]:
+        def load(
+            settings: Settings, chosen: ModelSettings, rooms: Mapping[str, Room]
+        ) -> FakePrepared:
             loaded.append(chosen)
-            return load_fake(settings, chosen)
+            return load_fake(settings, chosen, rooms)
 
         assert embed_file(Settings(models=configured), arguments, load) == 0
         return loaded.pop()

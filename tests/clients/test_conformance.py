@@ -22,7 +22,7 @@ from compat.conformance import (
     select_cases,
 )
 from tests.conftest import RunningServer, run_in_thread
-from tests.fakes import FakeBackend
+from tests.fakes import FakeBackend, loading
 
 KEY = "sk-right"
 KEYLESS = select_cases(groups=[Group.OPENAI, Group.EXTENSION])
@@ -74,7 +74,7 @@ def keyed_target(strangers: list[str]) -> Iterator[Target]:
     """A server that wants a key and has a model with a slash in its name."""
     settings = Settings(models=(ModelSettings(model="owner/name"),), api_keys=(SecretStr(KEY),))
     with (
-        run_in_thread(settings, lambda *_: [FakeBackend(max_input_tokens=256)]) as server,
+        run_in_thread(settings, loading(lambda _: FakeBackend(max_input_tokens=256))) as server,
         quiet_environment(),
         Target(server.url, api_key=KEY) as target,
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from appliance.engine.backend import Room
 from appliance.engine.loading import load_model
 from appliance.engine.model import TorchBackend
 from appliance.engine.placement import Placement, choose_dtype, choose_placements, count_parameters
@@ -103,10 +105,15 @@ def test_a_quantised_model_can_be_computed_in_float32(
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_layers_for_which_there_is_no_room_are_streamed_from_disk(
-    dtype: str, exact: FloatMatrix
+    dtype: str, exact: FloatMatrix, tmp_path: Path
 ) -> None:
-    backend = load(max_memory={"cpu": "1MB"}, dtype=dtype)
+    settings = Settings(swap_dir=tmp_path)
+    model = ModelSettings(model=REAL, name="m", max_memory={"cpu": "1MB"}, dtype=dtype)
+    (backend,) = load_model(settings, model)
+    backend.warm_up(512)
     assert backend.runs_alone
+    assert not backend.can_park
+    assert sum(backend.sizes.values()) <= 10**6
     assert not backend.is_half_precision  # there is no second way to compute it
     assert next(backend.transformer.module.parameters()).device.type == "meta"
     assert backend.transformer.packed
@@ -116,6 +123,9 @@ def test_layers_for_which_there_is_no_room_are_streamed_from_disk(
         np.testing.assert_allclose(found, exact, rtol=0, atol=1e-5)
     else:
         assert least_cosine(found, exact) >= 0.9995
+    (spill,) = tmp_path.glob("appliance-*")
+    backend.close()
+    assert not spill.exists()
 
 
 def test_balanced_without_accelerators_is_the_cpu(exact: FloatMatrix) -> None:
@@ -249,64 +259,75 @@ def test_parameters_are_counted_without_reading_them(folder: Path) -> None:
     assert count_parameters(folder) == PARAMETERS
 
 
-class Accelerators:
-    """Pretends that a machine has accelerators.
-
-    Args:
-        free: Free bytes of each.
-    """
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *free: int) -> None:
-        monkeypatch.setattr("torch.cuda.device_count", lambda: len(free))
-        monkeypatch.setattr(
-            "torch.cuda.mem_get_info", lambda device: (free[device.index], 2 * free[device.index])
-        )
+def rooms(*capacities: int, used: Sequence[int] = ()) -> dict[str, Room]:
+    """A machine with accelerators of so many bytes, of which some are taken."""
+    taken = [*used, *[0] * len(capacities)]
+    named = {f"cuda:{n}": Room(size, taken[n]) for n, size in enumerate(capacities)}
+    return {**named, "cpu": Room(5000)}
 
 
-def places(weight_bytes: int = 100, **options: Any) -> list[Placement]:
-    return choose_placements(ModelSettings(model="m", **options), weight_bytes)
+def places(machine: Mapping[str, Room], weight_bytes: int = 100, **options: Any) -> list[Placement]:
+    return choose_placements(ModelSettings(model="m", **options), weight_bytes, machine)
 
 
 def cuda(number: int) -> torch.device:
     return torch.device("cuda", number)
 
 
-def test_auto_is_the_accelerator_with_the_most_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    Accelerators(monkeypatch, 1000, 3000, 2000)
-    assert places() == [Placement({"": cuda(1)}, cuda(1))]
+def whole(number: int, weight_bytes: int = 100) -> Placement:
+    return Placement({"": cuda(number)}, cuda(number), {f"cuda:{number}": weight_bytes})
 
 
-def test_a_model_too_large_for_any_one_is_shared_out(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    Accelerators(monkeypatch, 1000, 3000)
-    assert places(2800) == [Placement("auto", cuda(0))]
+def test_auto_is_the_accelerator_with_the_most_room() -> None:
+    assert places(rooms(1000, 3000, 2000)) == [whole(1)]
+    assert places(rooms(1000, 3000, 2000, used=(0, 2500, 0))) == [whole(2)]
+
+
+def test_what_others_take_of_an_accelerator_can_be_had_from_them() -> None:
+    assert places(rooms(1000, 3000, used=(100, 2900)), 2000) == [whole(1, 2000)]
+
+
+def test_without_accelerators_it_is_the_cpu() -> None:
+    assert places(rooms()) == [Placement({"": CPU}, CPU, {"cpu": 100})]
+
+
+def test_a_model_too_large_for_any_one_is_shared_out(caplog: pytest.LogCaptureFixture) -> None:
+    (place,) = places(rooms(1000, 3000), 2800)
+    assert (place.device_map, place.device) == ("auto", cuda(0))
+    assert place.sizes == {"cuda:0": 900, "cuda:1": 1900}
+    assert place.max_memory == {0: 900, 1: 2700, "cpu": 4500}
     assert "do not fit on one device" in caplog.text
 
 
-def test_copies_go_to_the_accelerators_with_the_most_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    Accelerators(monkeypatch, 1000, 3000, 2000)
-    assert [place.device for place in places(replicas=2)] == [cuda(1), cuda(2)]
+def test_a_model_too_large_for_ram_is_streamed_from_disk() -> None:
+    (place,) = places({"cpu": Room(1000)}, 2800)
+    assert (place.device_map, place.device) == ("auto", CPU)
+    assert (place.sizes, place.max_memory) == ({"cpu": 900}, {"cpu": 900})
 
 
-def test_more_copies_than_accelerators_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    Accelerators(monkeypatch, 1000)
+def test_copies_go_to_the_accelerators_with_the_most_room() -> None:
+    assert places(rooms(1000, 3000, 2000), replicas=2) == [whole(1), whole(2)]
+
+
+def test_more_copies_than_accelerators_are_refused() -> None:
     with pytest.raises(ModelUnavailable, match="replicas is 2, but this machine has 1 CUDA"):
-        places(replicas=2)
+        places(rooms(1000), replicas=2)
 
 
-def test_memory_is_bounded_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    Accelerators(monkeypatch, 1000, 1000)
-    (place,) = places(max_memory={"cuda:1": "20GiB", "cpu": "64 GB"}, device_map="balanced")
-    assert place == Placement("balanced", cuda(0), {1: "20GiB", "cpu": "64 GB"})
+def test_memory_is_bounded_by_device() -> None:
+    limits = {"cuda:1": "1KB", "cpu": "64 GB"}
+    (place,) = places(rooms(3000, 3000), 4000, max_memory=limits, device_map="balanced")
+    assert (place.device_map, place.device) == ("balanced", cuda(0))
+    assert place.max_memory == {1: 1000, "cpu": 4500}
+    assert place.sizes == {"cuda:1": 1000}
 
 
-def test_a_named_accelerator_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    Accelerators(monkeypatch, 1000, 1000)
-    assert places(device_map="cuda:1")[0].device == cuda(1)
-    assert places(device_map="cuda")[0].device == cuda(0)
+def test_a_named_accelerator_that_is_not_there_is_refused() -> None:
+    machine = rooms(1000, 1000)
+    assert places(machine, device_map="cuda:1") == [whole(1)]
+    assert places(machine, device_map="cuda") == [whole(0)]
     with pytest.raises(ModelUnavailable, match="has 2 CUDA devices"):
-        places(device_map="cuda:2")
+        places(machine, device_map="cuda:2")
 
 
 @pytest.mark.parametrize(

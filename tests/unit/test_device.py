@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from appliance.engine.cores import available_cores
-from appliance.engine.device import Device, Lane
+from appliance.engine.device import Device
+from appliance.engine.lane import Lane
 from appliance.engine.types import Batch, FloatMatrix
 from appliance.errors import InternalError, ModelUnavailable
 from tests.fakes import FakeBackend
@@ -21,6 +22,7 @@ from tests.unit.tickets import (
     piling_up,
     refuse_poison,
     running,
+    shared_lane,
     until,
 )
 
@@ -259,7 +261,7 @@ def test_idle_workers_share_what_is_worth_sharing(
 
 
 def test_the_time_to_drain_follows_from_the_pace_so_far() -> None:
-    idle = Lane("fake", {Device(cpu_workers=2): FakeBackend()}, 100)
+    idle = shared_lane({Device(cpu_workers=2): FakeBackend()}, 100)
     assert idle.seconds_to_drain == 1.0
     idle.queue.add(Ticket(300).job)
     idle.tokens_done, idle.seconds_busy = 50, 2.0
@@ -292,4 +294,4 @@ def test_the_cores_are_shared_out_among_the_workers(
 ) -> None:
     monkeypatch.setattr("appliance.engine.cores.available_cores", lambda: cores)
     device = Device()
-    assert (device.workers, device._threads_per_worker) == (workers, threads)
+    assert (device.workers, device.threads_per_worker) == (workers, threads)

@@ -9,12 +9,24 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from appliance.engine.device import Device, Lane
+from appliance.engine.backend import DeviceOutOfMemory
+from appliance.engine.device import Device
 from appliance.engine.execution import Executor
-from appliance.engine.types import Batch, DeviceOutOfMemory, FloatMatrix
+from appliance.engine.lane import Lane
+from appliance.engine.types import Batch, FloatMatrix
 from appliance.errors import InternalError
 from tests.fakes import FakeBackend
-from tests.unit.tickets import PATIENCE, POISON, Gate, Ticket, lane, piling_up, running, until
+from tests.unit.tickets import (
+    PATIENCE,
+    POISON,
+    Gate,
+    Ticket,
+    lane,
+    piling_up,
+    running,
+    shared_lane,
+    until,
+)
 
 
 def executor_of(held: Lane) -> Executor:
@@ -221,9 +233,7 @@ def test_copies_on_several_devices_share_one_queue() -> None:
     with two_devices() as devices:
         gates = [Gate(), Gate()]
         copies = [FakeBackend(before_forward=gate) for gate in gates]
-        shared = Lane("fake", dict(zip(devices, copies, strict=True)), 3000)
-        for device in devices:
-            device.add(shared)
+        shared = shared_lane(dict(zip(devices, copies, strict=True)), 3000)
         ticket = Ticket(*[1000] * 12)
         shared.submit(ticket.job)
         for gate in gates:
@@ -237,8 +247,8 @@ def test_a_stuck_copy_leaves_the_queue_to_the_others() -> None:
     with two_devices() as devices:
         gate = Gate()
         copies = [FakeBackend(before_forward=gate), FakeBackend()]
-        shared = Lane("fake", dict(zip(devices, copies, strict=True)), 100)
-        devices[0].add(shared)
+        shared = shared_lane(dict(zip(devices, copies, strict=True)), 100)
+        devices[1].remove(shared)
         first = Ticket(100)
         shared.submit(first.job)
         assert gate.held.wait(PATIENCE)
@@ -249,4 +259,4 @@ def test_a_stuck_copy_leaves_the_queue_to_the_others() -> None:
             ticket.assert_right()
         gate.opened.set()
         first.assert_right()
-        until(lambda: not any(place.running for place in shared.places.values()))
+        until(lambda: not any(copy.running for copy in shared.copies))

@@ -20,6 +20,7 @@ MAX_LINES = 300
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("appliance.__main__", "compat.conformance"),
     ("appliance.cli",),
+    ("appliance.models_command",),
     ("appliance.bulk.command",),
     (
         "appliance.bulk.job",
@@ -34,31 +35,40 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "appliance.bulk.arguments",
         "appliance.bulk.chunks",
         "appliance.bulk.columns",
-        "appliance.bulk.durable",
         "appliance.bulk.faults",
         "appliance.bulk.signals",
     ),
     ("appliance.server",),
     ("appliance.app",),
+    ("appliance.idle",),
     ("appliance.api", "compat.openai"),
-    ("compat.bodies", "compat.rendering"),
-    ("appliance.auth", "appliance.context"),
+    ("compat.rendering",),
+    ("appliance.auth", "appliance.bodies", "appliance.context"),
     ("appliance.engine.service",),
-    ("appliance.engine.served",),
-    ("appliance.engine.calibration", "appliance.engine.device", "appliance.engine.inputs"),
-    ("appliance.engine.execution",),
+    ("appliance.engine.catalogue",),
+    ("appliance.engine.lifecycle",),
+    ("appliance.engine.fleet", "appliance.engine.served"),
+    ("appliance.engine.calibration", "appliance.engine.inputs", "appliance.engine.survey"),
+    ("appliance.engine.device", "appliance.engine.moving"),
+    ("appliance.engine.lane", "appliance.engine.residency"),
+    ("appliance.engine.copies", "appliance.engine.execution"),
     ("appliance.engine.prompts", "appliance.engine.vectors", "appliance.engine.vocabulary"),
     ("appliance.engine.loading",),
     ("appliance.engine.fidelity",),
     ("appliance.engine.model",),
     ("appliance.engine.heads",),
-    ("appliance.engine.transformer",),
+    ("appliance.engine.parking", "appliance.engine.transformer"),
+    ("appliance.engine.blocks", "appliance.engine.swapping"),
+    ("appliance.engine.slots",),
+    ("appliance.engine.measuring",),
     (
         "appliance.engine.attention",
+        "appliance.engine.own_files",
         "appliance.engine.placement",
         "appliance.engine.pooling",
         "appliance.engine.prepack",
         "appliance.engine.quantization",
+        "appliance.engine.scratch",
         "appliance.engine.sources",
         "appliance.engine.splade",
         "appliance.engine.staging",
@@ -68,11 +78,18 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("appliance.engine.registry", "appliance.engine.remote_code", "appliance.engine.weights"),
     ("appliance.engine.chain",),
     ("appliance.engine.modules",),
-    ("appliance.engine.batcher", "appliance.engine.cores"),
+    (
+        "appliance.engine.backend",
+        "appliance.engine.batcher",
+        "appliance.engine.cores",
+        "appliance.engine.capacity",
+        "appliance.engine.swap_folder",
+    ),
     ("appliance.engine.types",),
+    ("appliance.persistence",),
     ("appliance.configuration",),
     ("appliance.settings",),
-    ("appliance.model_settings", "appliance.errors"),
+    ("appliance.durable", "appliance.model_settings", "appliance.errors"),
     ("appliance", "appliance.bulk", "appliance.engine", "compat"),
 )
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -151,7 +168,7 @@ def test_imports_go_down() -> None:
 
 def test_no_dialect_imports_another() -> None:
     dialects = {name for name in MODULES if name.startswith("compat.") and name.count(".") == 1}
-    dialects -= {"compat.bodies", "compat.rendering", "compat.conformance"}
+    dialects -= {"compat.rendering", "compat.conformance"}
     assert not [f for f in OWN_IMPORTS if f.importer in dialects and f.imported in dialects]
 
 
@@ -167,9 +184,16 @@ def test_the_engine_knows_neither_http_nor_telemetry() -> None:
     assert not [module for module in engine if _imported_roots(module) & forbidden]
 
 
-@pytest.mark.parametrize("module", ["appliance.engine.batcher", "appliance.engine.vectors"])
+@pytest.mark.parametrize(
+    "module", ["appliance.engine.batcher", "appliance.engine.residency", "appliance.engine.vectors"]
+)
 def test_pure_modules_need_no_torch_and_no_threads(module: str) -> None:
-    assert not _imported_roots(module) & {"torch", "transformers", "threading", "asyncio"}
+    assert not _imported_roots(f"appliance.engine.{module}") & {
+        "torch",
+        "transformers",
+        "threading",
+        "asyncio",
+    }
 
 
 def test_what_runs_before_the_port_answers_imports_no_torch() -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def test_a_name_that_is_set_stands() -> None:
     assert ModelSettings(model="a/b", name="mine").name == "mine"
 
 
-@pytest.mark.parametrize("name", ["a b", "a?b", "a#b", "a%b", "/a", "a/", "a/b/c", " a"])
+@pytest.mark.parametrize("name", ["a b", "a?b", "a#b", "a%b", "/a", "a/", "a/b/c", " a", "api/x"])
 @pytest.mark.parametrize("where", ["name", "aliases"])
 def test_a_name_that_cannot_stand_in_a_url_is_refused(name: str, where: str) -> None:
     fields: dict[str, Any] = {where: (name,) if where == "aliases" else name}
@@ -152,3 +153,30 @@ def test_nested_variables_add_to_the_models_of_the_file(
     monkeypatch.setenv("APPLIANCE_MODELS__1__POOLING", "cls")
     models = load_settings(config=config).models
     assert [(model.model, model.pooling) for model in models] == [("a/b", None), ("c/d", "cls")]
+
+
+def test_idle_models_are_parked_in_one_place() -> None:
+    with pytest.raises(ValidationError, match="automatic_cpu_offload and disk_swap are both on"):
+        Settings(automatic_cpu_offload=True, disk_swap=True)
+
+
+def test_a_report_without_an_interval_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="last_action_report_interval_seconds"):
+        Settings(last_action_file=tmp_path / "file")
+
+
+@pytest.mark.parametrize("seconds", [-2, -0.5, float("inf"), float("nan")])
+def test_a_time_to_keep_a_model_is_a_time_or_for_ever(seconds: float) -> None:
+    with pytest.raises(ValidationError, match="keep_alive"):
+        ModelSettings(model="m", keep_alive=seconds)
+
+
+def test_a_pinned_model_is_kept_for_ever() -> None:
+    assert ModelSettings(model="m", pinned=True).keep_alive == -1
+    with pytest.raises(ValidationError, match="keep_alive does not go with it"):
+        ModelSettings(model="m", pinned=True, keep_alive=5)
+
+
+def test_weights_are_swapped_to_a_folder_of_the_users_own(tmp_path: Path) -> None:
+    assert str(os.getuid()) in Settings().swap_folder.name
+    assert Settings(swap_dir=tmp_path).swap_folder == tmp_path

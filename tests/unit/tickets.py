@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from appliance.engine.device import Device, Lane
+from appliance.engine.copies import Copy
+from appliance.engine.device import Device
+from appliance.engine.lane import Lane, Place
 from appliance.engine.types import Batch, Job
 from tests.fakes import FakeBackend, fake_vector
 
@@ -77,8 +79,20 @@ def running(workers: int = 1) -> Iterator[Device]:
 
 
 def lane(device: Device, backend: FakeBackend, *, tokens: int = 1000, texts: Any = None) -> Lane:
-    added = Lane("fake", {device: backend}, tokens, texts)
-    device.add(added)
+    return shared_lane({device: backend}, tokens, texts)
+
+
+def shared_lane(
+    backends: Mapping[Device, FakeBackend], tokens: int, texts: int | None = None
+) -> Lane:
+    """A model that has its weights on some devices for good."""
+    first = next(iter(backends))
+    added = Lane("fake", first.lock, tokens, texts)
+    for device, backend in backends.items():
+        copy = Copy("fake", {}, added.demand, tier="device")
+        added.places[device] = Place(copy, lambda: FakeBackend())
+        added.install(device, backend)
+        device.add(added)
     return added
 
 

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The devices of an instance, and the models' copies on them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
+
+from appliance.engine.backend import Backend, Prepared, Room
+from appliance.engine.capacity import device_capacities, host_capacity
+from appliance.engine.copies import HOST, Copy, Tier
+from appliance.engine.device import Device
+from appliance.engine.lane import Lane, Place
+from appliance.engine.moving import Mover
+from appliance.engine.residency import Residency
+from appliance.engine.survey import Survey, take_survey
+from appliance.engine.swap_folder import SwapFolder
+from appliance.errors import ModelUnavailable
+from appliance.settings import ModelSettings, Settings
+
+__all__ = ["Fleet"]
+
+SEVERAL_KEEP_KIB = 66_000
+"""``cuda_memory_min_threshold_kib`` of a machine with several accelerators, where it is not set."""
+
+
+class Fleet:
+    """All devices, under one lock, with what moves weights between them and their tiers.
+
+    Args:
+        settings: The instance's settings.
+        on_change: As for :class:`~appliance.engine.moving.Mover`.
+
+    Attributes:
+        devices: By name.
+        mover: Moves weights.
+        residency: Decides what moves.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        on_change: Callable[[Lane, Exception | None], None],
+    ) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self.devices: dict[str, Device] = {}
+        self.residency = Residency(settings.turn_seconds)
+        self.mover = Mover(self._lock, self.residency, on_change)
+        self._swap: SwapFolder | None = None
+
+    def measure(self) -> None:
+        """Find out what memory there is, once. Takes a while, on any thread.
+
+        Raises:
+            ModelUnavailable: The folder to swap to cannot be used.
+        """
+        if self.residency.capacities:
+            return
+        if self._settings.disk_swap:
+            try:
+                self._swap = SwapFolder(self._settings.swap_folder)
+            except OSError as error:
+                raise ModelUnavailable(f"swap_dir: {error}") from error
+            self.mover.swap_folder = self._swap.path
+        limit, offload = self._settings.max_cuda_memory_gib, self._settings.automatic_cpu_offload
+        capacities = device_capacities(limit)
+        accelerators = len(capacities) - 1
+        kib = self._settings.cuda_memory_min_threshold_kib
+        if kib is None:
+            kib = SEVERAL_KEEP_KIB if accelerators > 1 else -1
+        self.mover.keep_bytes = max(0, kib) * 1024 if accelerators else 0
+        self.residency.capacities = {**capacities, HOST: host_capacity(limit, offload=offload)}
+
+    def rooms(self) -> dict[str, Room]:
+        """Each device's memory; known once it was measured."""
+        with self._lock:
+            return {
+                name: Room(capacity, self.residency.used(name))
+                for name, capacity in self.residency.capacities.items()
+                if name != HOST
+            }
+
+    def survey(self, lanes: Iterable[Lane]) -> Survey:
+        """What lies where at this moment."""
+        with self._lock:
+            return take_survey(self.residency, self.mover, lanes)
+
+    def open(self, model: ModelSettings, prepared: Prepared) -> Lane:
+        """Give a model a lane, and let its weights come as soon as there is room."""
+        lane = Lane(
+            model.name,
+            self._lock,
+            model.max_batch_tokens,
+            model.max_batch_requests,
+            self.mover.look,
+        )
+        devices = [self._device(name) for name in prepared.devices]
+        for number, device in enumerate(devices):
+            copy = Copy(
+                model.name,
+                prepared.sizes[number],
+                lane.demand,
+                behind=self._behind(device.name),
+                pinned=model.pinned,
+            )
+            load = partial(_load_copy, prepared, number, device, model.max_batch_tokens)
+            lane.places[device] = Place(copy, load)
+            device.add(lane)
+        with self._lock:
+            for device in devices:
+                self.mover.add(lane, device, lane.places[device], device.threads_per_worker)
+        self.want(lane)
+        return lane
+
+    def want(self, lane: Lane) -> None:
+        """Have a model's weights on a device, as if work waited for them."""
+        with self._lock:
+            lane.want()
+
+    def send(self, copies: Iterable[Copy], tier: Tier | None = None) -> None:
+        """Have copies leave as soon as they have no work.
+
+        Args:
+            copies: Which.
+            tier: Where to. Unset: where they give way to.
+        """
+        with self._lock:
+            for copy in copies:
+                copy.leaves_for = tier or copy.behind
+            self.mover.look()
+
+    def keep(self, copies: Iterable[Copy]) -> None:
+        """Have copies stay that were told to leave and have not yet."""
+        with self._lock:
+            for copy in copies:
+                copy.leaves_for = None
+
+    def close(self, lane: Lane) -> None:
+        """Forget a lane that has no work and no weights anywhere."""
+        for device in self.devices.values():
+            if device in lane.places:
+                device.remove(lane)
+        with self._lock:
+            self.mover.forget(lane)
+
+    def stop(self) -> None:
+        """Let the batches in flight finish, end every thread, and give all memory back."""
+        self.mover.stop()
+        for device in self.devices.values():
+            device.stop()
+        self.mover.close()
+        if self._swap is not None:
+            self._swap.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether every device's threads run."""
+        return all(device.alive for device in self.devices.values())
+
+    def _device(self, name: str) -> Device:
+        if name not in self.devices:
+            workers = self._settings.cpu_workers
+            self.devices[name] = Device(name, workers, self._lock, self.mover.glance)
+            self.devices[name].start()
+        return self.devices[name]
+
+    def _behind(self, device: str) -> Tier:
+        if self._settings.disk_swap:
+            return "disk"
+        has_room = self.residency.capacities[HOST] > 0
+        return "host" if has_room and device != "cpu" else "source"
+
+
+def _load_copy(prepared: Prepared, number: int, device: Device, most: int) -> Backend:
+    backend = prepared.load(number)
+    try:
+        device.run(lambda: backend.warm_up(device.batch_tokens(backend, most))).result()
+    except BaseException:
+        with suppress(Exception):  # the first fault is the one to tell
+            backend.close()
+        raise
+    return backend

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What outlives a restart: the models that were added and removed while an instance ran.
+
+They are kept in ``<data_dir>/models.json``, an object of two lists: ``models`` has the same objects
+as the setting ``models``, and ``removed`` the names of models in the settings that are not to be
+served any more.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from pydantic import ValidationError
+
+from appliance.configuration import SettingsFault, tell_faults
+from appliance.durable import write_durably
+from appliance.settings import ModelSettings
+
+__all__ = ["KeptModels", "as_written", "models_file"]
+
+logger = logging.getLogger(__name__)
+
+
+class _Content(msgspec.Struct, forbid_unknown_fields=True):
+    """The file."""
+
+    models: list[dict[str, Any]] = []
+    removed: list[str] = []
+
+
+def models_file(folder: Path) -> Path:
+    """The file, given the setting ``data_dir``."""
+    return folder.expanduser() / "models.json"
+
+
+class KeptModels:
+    """The models that were added or removed for good.
+
+    Args:
+        folder: The setting ``data_dir``; it is made when there is something to keep.
+
+    Attributes:
+        path: The file.
+        models: Those that were added.
+        removed: Names of models in the settings that were removed.
+
+    Raises:
+        SettingsFault: The file is there and cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = models_file(folder)
+        self.models: tuple[ModelSettings, ...] = ()
+        self.removed: frozenset[str] = frozenset()
+        try:
+            content = msgspec.json.decode(self.path.read_bytes(), type=_Content)
+            self.models = tuple(_checked(n, model) for n, model in enumerate(content.models))
+            self.removed = frozenset(content.removed)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise SettingsFault([f"data_dir: {error}"]) from None
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise SettingsFault([f"{self.path}: {error}"]) from None
+        except SettingsFault as error:
+            raise SettingsFault([f"{self.path}: {fault}" for fault in error.faults]) from None
+
+    def served(self, configured: tuple[ModelSettings, ...]) -> list[ModelSettings]:
+        """The models to start with: those of the settings, changed as was asked for since.
+
+        Args:
+            configured: The setting ``models``.
+        """
+        served = [model for model in configured if model.name not in self.removed]
+        for model in configured:
+            if model not in served:
+                logger.info("model %s: not served, as it was removed (%s)", model.name, self.path)
+        names = {name for model in served for name in model.names}
+        for model in self.models:
+            if clashing := names.intersection(model.names):
+                logger.warning(
+                    "model %s: not served, though it was added (%s): a model of the settings"
+                    " answers to %s",
+                    model.name,
+                    self.path,
+                    ", ".join(sorted(clashing)),
+                )
+                continue
+            served.append(model)
+            names.update(model.names)
+        return served
+
+    def add(self, model: ModelSettings) -> None:
+        """Keep a model that was added. Blocks.
+
+        Raises:
+            OSError: Nothing has changed.
+        """
+        others = tuple(m for m in self.models if set(m.names).isdisjoint(model.names))
+        self._write((*others, model), self.removed)
+
+    def remove(self, name: str, configured: tuple[ModelSettings, ...]) -> None:
+        """Keep a model away that was removed. Blocks.
+
+        Args:
+            name: Its name.
+            configured: The setting ``models``.
+
+        Raises:
+            OSError: Nothing has changed.
+        """
+        models = tuple(model for model in self.models if model.name != name)
+        in_settings = {name}.intersection(model.name for model in configured)
+        self._write(models, self.removed | in_settings)
+
+    def _write(self, models: tuple[ModelSettings, ...], removed: frozenset[str]) -> None:
+        content = _Content([as_written(model) for model in models], sorted(removed))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with write_durably(self.path) as file:
+            file.write(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+        self.models, self.removed = models, removed
+
+
+def _checked(number: int, model: dict[str, Any]) -> ModelSettings:
+    try:
+        return ModelSettings.model_validate(model)
+    except ValidationError as error:
+        raise SettingsFault(tell_faults(error, f"models.{number}")) from None
+
+
+def as_written(model: ModelSettings) -> dict[str, Any]:
+    """A model's settings as an object of the setting ``models``: what was set, no defaults."""
+    return model.model_dump(mode="json", exclude_unset=True)
