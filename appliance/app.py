@@ -13,6 +13,8 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
 
+from appliance.api.models import ModelsController
+from appliance.api.status import StatusController
 from appliance.api.system import SystemController
 from appliance.auth import BearerGuard
 from appliance.context import RequestContext
@@ -26,6 +28,7 @@ from appliance.errors import (
     RequestTimeout,
     RouteNotFound,
 )
+from appliance.persistence import KeptModels
 from appliance.settings import Settings
 from compat.openai import OpenAIController, render_error
 
@@ -48,11 +51,15 @@ def create_app(
 
     Returns:
         An ASGI application.
+
+    Raises:
+        SettingsFault: What outlived the last start cannot be read.
     """
+    kept = None if settings.data_dir is None else KeptModels(settings.data_dir)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        engine = Engine(settings, load)
+        engine = Engine(settings, load, kept)
         app.state.engine = engine
         await engine.start()
         if on_engine is not None:
@@ -63,13 +70,15 @@ def create_app(
             await engine.stop()
 
     guard = BearerGuard([key.get_secret_value() for key in settings.api_keys])
-    guarded = Router("/", route_handlers=[OpenAIController], guards=[guard])
+    guarded = Router(
+        "/", route_handlers=[OpenAIController, ModelsController, StatusController], guards=[guard]
+    )
     app = Litestar(
         route_handlers=[SystemController, guarded],
         dependencies={"engine": Provide(_engine, sync_to_thread=False)},
         exception_handlers={Exception: _answer_error},
         lifespan=[lifespan],
-        request_max_body_size=max(model.payload_limit for model in settings.models),
+        request_max_body_size=None,  # each route that reads a body has a limit of its own
         openapi_config=None,
         logging_config=None,
     )
@@ -102,8 +111,6 @@ def _known(request: Request[Any, Any, Any], error: Exception) -> ApplianceError:
             return RouteNotFound(f"Invalid URL ({call}).")
         if error.status_code == MethodNotAllowed.status:
             return MethodNotAllowed(f"{call} is not served; the path is, for another method.")
-        if error.status_code == PayloadTooLarge.status:
-            return PayloadTooLarge("The request's body has more bytes than any model here takes.")
         return InvalidRequest(error.detail)
     logger.error("%s failed", call, exc_info=error)
     return InternalError("The server had an error while processing your request.")

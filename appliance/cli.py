@@ -8,7 +8,9 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic_settings import CliSettingsSource
 
@@ -22,6 +24,7 @@ from appliance.configuration import (
     load_settings,
     settings_schema,
 )
+from appliance.persistence import KeptModels, models_file
 from appliance.settings import Settings
 
 __all__ = ["main"]
@@ -29,6 +32,14 @@ __all__ = ["main"]
 EXIT_BAD_SETTINGS = 2
 
 Action = Callable[[argparse.Namespace, Settings], int]
+Result = TypeVar("Result")
+
+_MODELS_ACTIONS = {
+    "list": "list the models",
+    "load": "bring a model's weights to its device",
+    "offload": "park a model's weights in RAM or on disk",
+    "unload": "give back all that a model takes",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_command(commands, "serve", "serve models over HTTP", _serve)
     _add_embed(commands)
+    _add_models(commands)
     config = commands.add_parser("config", help="show, check and move settings")
     actions = config.add_subparsers(metavar="ACTION", required=True)
     _add_command(actions, "show", "print the settings in force, secrets hidden", _show)
@@ -89,14 +101,46 @@ def _add_embed(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
+def _add_models(commands: Any) -> None:
+    text = "list the models of a running server, load them and put them away"
+    parser = commands.add_parser("models", help=text, description=text.capitalize() + ".")
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    for action, text in _MODELS_ACTIONS.items():
+        parser = actions.add_parser(action, help=text, description=text.capitalize() + ".")
+        if action != "list":
+            parser.add_argument("name", metavar="NAME", help="the model's name or alias")
+        parser.add_argument(
+            "--base-url", metavar="URL", help="the server; unset: where the settings have it listen"
+        )
+        parser.add_argument("--api-key", metavar="KEY", help="unset: the settings' first")
+        parser.add_argument("--config", type=Path, metavar="FILE", help="JSON file with settings")
+        parser.add_argument("--json", action="store_true", help="print the server's answer itself")
+        parser.set_defaults(run=_models, action=action)
+
+
+def _models(parsed: argparse.Namespace) -> int:
+    settings = _told(partial(load_settings, config=parsed.config))
+    if settings is None:
+        return EXIT_BAD_SETTINGS
+    # Not at the top: no other command needs rich and httpx.
+    from appliance.models_command import run_models_command
+
+    return run_models_command(parsed, settings)
+
+
 def _settings_or_none(
     flags: CliSettingsSource[Settings], parsed: argparse.Namespace
 ) -> Settings | None:
     config = parsed.config
     del parsed.config  # every attribute that is left is a flag of a setting
     del parsed.run
+    return _told(lambda: load_settings(flags(parsed_args=parsed), config))
+
+
+def _told(read: Callable[[], Result]) -> Result | None:
+    """What was read; ``None`` if it cannot be, and why has been printed."""
     try:
-        return load_settings(flags(parsed_args=parsed), config)
+        return read()
     except SettingsFault as error:
         for fault in error.faults:
             print(f"appliance: {fault}", file=sys.stderr)
@@ -108,7 +152,8 @@ def _serve(_: argparse.Namespace, settings: Settings) -> int:
     # After the line above, so that the variables reach libraries which read them at import.
     from appliance.server import serve
 
-    return serve(settings)
+    code = _told(lambda: serve(settings))
+    return EXIT_BAD_SETTINGS if code is None else code
 
 
 def _show(_: argparse.Namespace, settings: Settings) -> int:
@@ -123,6 +168,11 @@ def _show(_: argparse.Namespace, settings: Settings) -> int:
 
 def _validate(_: argparse.Namespace, settings: Settings) -> int:
     names = ", ".join(model.name for model in settings.models)
+    if settings.data_dir is not None:
+        kept = _told(partial(KeptModels, settings.data_dir))
+        if kept is None:
+            return EXIT_BAD_SETTINGS
+        names = ", ".join(model.name for model in kept.served(settings.models))
     print(f"the settings are good; models: {names}")
     return 0
 
@@ -132,6 +182,12 @@ def _export(_: argparse.Namespace, settings: Settings) -> int:
     print(json.dumps(data, indent=2))
     for name in data["secrets_omitted"]:
         print(f"appliance: left out, a secret: {name}", file=sys.stderr)
+    if settings.data_dir is not None and models_file(settings.data_dir).exists():
+        print(
+            f"appliance: left out: what {models_file(settings.data_dir)} says of models that were"
+            " added and removed at run time",
+            file=sys.stderr,
+        )
     return 0
 
 

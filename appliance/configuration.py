@@ -33,6 +33,7 @@ __all__ = [
     "export_settings",
     "load_settings",
     "settings_schema",
+    "tell_faults",
 ]
 
 CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
@@ -94,7 +95,7 @@ def load_settings(
     try:
         settings = _read(flags, config)
     except ValidationError as error:
-        raise SettingsFault(faults + [_tell(fault) for fault in _first_causes(error)]) from None
+        raise SettingsFault(faults + tell_faults(error)) from None
     except (OSError, TypeError, ValueError) as error:
         raise SettingsFault([*faults, f"{config}: {error}"]) from None
     if faults := faults + _missing_secrets(settings):
@@ -175,6 +176,16 @@ def _missing_secrets(settings: Settings) -> list[str]:
     return faults
 
 
+def tell_faults(error: ValidationError, where: str = "") -> list[str]:
+    """One line for each fault, naming the setting and what is allowed.
+
+    Args:
+        error: What pydantic found.
+        where: Path of the whole that was checked, if that is a part of the settings.
+    """
+    return [_tell(fault, where) for fault in _first_causes(error)]
+
+
 def _first_causes(error: ValidationError) -> list[Any]:
     """Faults that are not the mere consequence of another, such as a list that lost its items."""
     faults = error.errors()
@@ -182,8 +193,8 @@ def _first_causes(error: ValidationError) -> list[Any]:
     return [f for f in faults if f["type"] != "too_short" or f["loc"][0] not in inner]
 
 
-def _tell(fault: Any) -> str:
-    path = ".".join(str(part) for part in fault["loc"]) or "settings"
+def _tell(fault: Any, where: str) -> str:
+    path = ".".join(str(part) for part in (where, *fault["loc"]) if part != "") or "settings"
     if fault["type"] == "extra_forbidden":
         return f"{path}: {_NO_SUCH_SETTING}"
     message = fault["msg"].removeprefix("Value error, ")

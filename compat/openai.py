@@ -16,6 +16,7 @@ from litestar import Controller, Request, Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
+from appliance.bodies import check_body_size, parse_body, read_json_body
 from appliance.context import elapsed_milliseconds
 from appliance.engine.inputs import Inputs
 from appliance.engine.served import ServedModel
@@ -37,7 +38,6 @@ from appliance.errors import (
     UnknownKey,
 )
 from appliance.settings import TokenIds
-from compat.bodies import check_body_size, parse_body, read_json_body
 from compat.rendering import off_the_loop, render_vector, server_timing
 
 __all__ = ["OpenAIController", "render_error"]
@@ -59,6 +59,7 @@ class EmbeddingRequest(msgspec.Struct, forbid_unknown_fields=True):
     prompt: str | None = None
     prompt_name: str | None = None
     input_type: InputType | None = None
+    keep_alive: float | None = None
 
 
 class EmbeddingObject(msgspec.Struct):
@@ -136,7 +137,9 @@ class OpenAIController(Controller):
         name: FromPath[str | None] = None,
     ) -> Response[bytes]:
         """Embed texts."""
-        body = await read_json_body(request, engine.settings.request_timeout_seconds)
+        body = await read_json_body(
+            request, engine.settings.request_timeout_seconds, engine.largest_payload
+        )
         wanted = parse_body(body, _decoder)
         model = _choose_model(engine, owner, name, wanted.model)
         check_body_size(body, model.settings)
@@ -151,6 +154,7 @@ class OpenAIController(Controller):
             prompt=wanted.prompt,
             prompt_name=wanted.prompt_name,
             input_type=wanted.input_type,
+            keep_alive=wanted.keep_alive,
         )
         result = await engine.embed(model, _inputs(wanted.input), options)
         content = await off_the_loop(engine, result, lambda: _render(result, model.name, as_base64))

@@ -9,6 +9,7 @@ import msgspec
 from litestar import Controller, HttpMethod, Response, route
 from litestar.di import NamedDependency
 
+from appliance.engine.served import ModelState
 from appliance.engine.service import Engine
 
 __all__ = ["SystemController"]
@@ -18,7 +19,7 @@ class ModelHealth(msgspec.Struct, omit_defaults=True):
     """One model, for ``/health``."""
 
     name: str
-    state: Literal["loading", "ready", "failed"]
+    state: ModelState
     reason: str = ""
 
 

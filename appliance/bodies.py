@@ -20,7 +20,7 @@ from appliance.settings import ModelSettings
 
 __all__ = ["check_body_size", "parse_body", "read_json_body"]
 
-Body = TypeVar("Body", bound=msgspec.Struct)
+Body = TypeVar("Body")
 
 # What msgspec says, as of 0.22; anything else is passed on in its own words.
 _PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
@@ -28,15 +28,19 @@ _MISSING = re.compile(r"missing required field `(\w+)`")
 _UNKNOWN = re.compile(r"unknown field `([^`]*)`")
 
 
-async def read_json_body(request: Request[Any, Any, Any], seconds: float) -> bytes:
+async def read_json_body(request: Request[Any, Any, Any], seconds: float, most: int) -> bytes:
     """Read a body that is declared as JSON, or not declared at all.
 
+    The framework's own limit is fixed at the start, but models with larger ones may be added.
+
     Args:
-        request: The request; the framework bounds its size.
+        request: The request.
         seconds: Longest wait for all of it.
+        most: Most bytes.
 
     Raises:
         UnsupportedMediaType: It is declared as something else.
+        PayloadTooLarge: It has more bytes, or says so; no more than ``most`` are held.
         RequestTimeout: It did not arrive in time.
     """
     content_type = request.headers.get("content-type", "application/json")
@@ -44,11 +48,25 @@ async def read_json_body(request: Request[Any, Any, Any], seconds: float) -> byt
         raise UnsupportedMediaType(
             f"Content-Type is {content_type!r}, but must be 'application/json'."
         )
+    announced = request.content_length
+    if announced is not None and announced > most:
+        raise _too_large(most)
+    body = bytearray()
     try:
         async with asyncio.timeout(seconds):
-            return await request.body()
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > most:
+                    raise _too_large(most)
+            return bytes(body)
     except TimeoutError:
         raise RequestTimeout("The request's body did not arrive in time.") from None
+
+
+def _too_large(most: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"The request's body has more than {most} bytes, the most that is read here."
+    )
 
 
 def check_body_size(body: bytes, model: ModelSettings) -> None:

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models added, removed, loaded and put away while the server runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from litestar import Controller, Request, Response, delete, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+from pydantic import ValidationError
+
+from appliance.api.descriptions import ModelDescription, describe, survey
+from appliance.bodies import parse_body, read_json_body
+from appliance.configuration import tell_faults
+from appliance.engine.service import Engine
+from appliance.errors import InvalidRequest
+from appliance.settings import ModelSettings
+
+__all__ = ["ModelsController"]
+
+MOST_BODY_BYTES = 1_000_000
+"""Far more than the settings of one model take."""
+
+_TRUTH = {"true": True, "1": True, "false": False, "0": False}
+_decoder = msgspec.json.Decoder(dict[str, Any])
+
+
+class ModelDescriptions(msgspec.Struct):
+    """Answer of ``GET /api/models``."""
+
+    models: list[ModelDescription]
+
+
+class ModelsController(Controller):
+    """The models. A hub name has a slash in it, hence the two forms of each path.
+
+    Each answer but the list's is the model's description after the change.
+    """
+
+    path = "/api/models"
+
+    @get("/", sync_to_thread=False)
+    def list_models(self, engine: NamedDependency[Engine]) -> Response[ModelDescriptions]:
+        """List the models, the default one first."""
+        seen = survey(engine, *engine.models)
+        return Response(ModelDescriptions([describe(engine, m, seen) for m in engine.models]))
+
+    @post("/", status_code=201)
+    async def add(
+        self, request: Request[Any, Any, Any], engine: NamedDependency[Engine]
+    ) -> Response[ModelDescription]:
+        """Serve one more model. It loads behind the answer, if it is ``eager``."""
+        seconds = engine.settings.request_timeout_seconds
+        fields = parse_body(await read_json_body(request, seconds, MOST_BODY_BYTES), _decoder)
+        persist = fields.pop("persist", False)
+        if not isinstance(persist, bool):
+            raise InvalidRequest("'persist' is invalid: it must be true or false.", param="persist")
+        model = await engine.catalogue.add(_checked(fields), persist=persist)
+        location = {"location": f"/api/models/{model.name}"}
+        return Response(describe(engine, model), status_code=201, headers=location)
+
+    @get(["/{name:str}", "/{owner:str}/{name:str}"], sync_to_thread=False)
+    def one_model(
+        self,
+        engine: NamedDependency[Engine],
+        name: FromPath[str],
+        owner: FromPath[str | None] = None,
+    ) -> Response[ModelDescription]:
+        """Describe one model."""
+        return Response(describe(engine, engine.model(_joined(owner, name))))
+
+    @delete(["/{name:str}", "/{owner:str}/{name:str}"], status_code=200)
+    async def remove(
+        self,
+        request: Request[Any, Any, Any],
+        engine: NamedDependency[Engine],
+        name: FromPath[str],
+        owner: FromPath[str | None] = None,
+    ) -> Response[ModelDescription]:
+        """Serve a model no more; 202 if what it had accepted takes its time."""
+        persist = _wants_persistence(request)
+        model = await engine.catalogue.remove(_joined(owner, name), persist=persist)
+        gone = model not in engine.catalogue.leaving
+        return Response(describe(engine, model), status_code=200 if gone else 202)
+
+    @post(["/{name:str}/load", "/{owner:str}/{name:str}/load"], status_code=200)
+    async def load(
+        self,
+        engine: NamedDependency[Engine],
+        name: FromPath[str],
+        owner: FromPath[str | None] = None,
+    ) -> Response[ModelDescription]:
+        """Have a model's weights on its device; answers once they are."""
+        model = engine.model(_joined(owner, name))
+        await engine.catalogue.load(model)
+        return Response(describe(engine, model))
+
+    @post(["/{name:str}/offload", "/{owner:str}/{name:str}/offload"], status_code=200)
+    async def offload(
+        self,
+        engine: NamedDependency[Engine],
+        name: FromPath[str],
+        owner: FromPath[str | None] = None,
+    ) -> Response[ModelDescription]:
+        """Park a model's weights behind its device; answers once they are there."""
+        model = engine.model(_joined(owner, name))
+        await engine.catalogue.offload(model)
+        return Response(describe(engine, model))
+
+    @post(["/{name:str}/unload", "/{owner:str}/{name:str}/unload"], status_code=200)
+    async def unload(
+        self,
+        engine: NamedDependency[Engine],
+        name: FromPath[str],
+        owner: FromPath[str | None] = None,
+    ) -> Response[ModelDescription]:
+        """Give back all that a model takes; answers once that is done."""
+        model = engine.model(_joined(owner, name))
+        await engine.catalogue.unload(model)
+        return Response(describe(engine, model))
+
+
+def _joined(owner: str | None, name: str) -> str:
+    return name if owner is None else f"{owner}/{name}"
+
+
+def _checked(fields: dict[str, Any]) -> ModelSettings:
+    try:
+        return ModelSettings.model_validate(fields)
+    except ValidationError as error:
+        path = error.errors()[0]["loc"]
+        raise InvalidRequest(
+            f"The model's settings are invalid. {'; '.join(tell_faults(error))}.",
+            param=".".join(str(part) for part in path) or None,
+        ) from None
+
+
+def _wants_persistence(request: Request[Any, Any, Any]) -> bool:
+    given = request.query_params
+    if unknown := [name for name in given if name != "persist"]:
+        raise InvalidRequest(
+            f"Unrecognized query parameter supplied: {unknown[0]}. Known is persist.",
+            param=unknown[0],
+        )
+    value = given.get("persist", "false")
+    if value.lower() not in _TRUTH:
+        raise InvalidRequest("'persist' is invalid: it must be true or false.", param="persist")
+    return _TRUTH[value.lower()]
