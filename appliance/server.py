@@ -7,12 +7,15 @@ import asyncio
 import logging
 import math
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 
 import uvicorn
 
 from appliance.app import create_app
 from appliance.engine.service import Engine
+from appliance.engine.swap_folder import SwapFolder
+from appliance.idle import watch_idleness
 from appliance.settings import Settings
 
 __all__ = ["serve"]
@@ -32,7 +35,7 @@ class ApplianceServer(uvicorn.Server):
 
     def __init__(self, settings: Settings) -> None:
         self._engine: Engine | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._watches: list[asyncio.Task[None]] = []
         self.exit_code = 0
         super().__init__(
             uvicorn.Config(
@@ -63,13 +66,20 @@ class ApplianceServer(uvicorn.Server):
 
     def _started(self, engine: Engine) -> None:
         self._engine = engine
-        self._watch = asyncio.create_task(self._stop_if_nothing_loads(engine))
+        self._watches = [
+            asyncio.create_task(self._stop_if_nothing_loads(engine)),
+            asyncio.create_task(watch_idleness(engine, partial(self._stop, engine))),
+        ]
 
     async def _stop_if_nothing_loads(self, engine: Engine) -> None:
         if await engine.all_failed():
             logger.error("no model could be loaded; stopping")
             self.exit_code = EXIT_FAILED
             self.should_exit = True
+
+    def _stop(self, engine: Engine) -> None:
+        engine.draining = True
+        self.should_exit = True
 
 
 def serve(settings: Settings) -> int:
@@ -88,6 +98,12 @@ def serve(settings: Settings) -> int:
         logger.warning(
             "listening on %s without api_keys: whoever reaches the port may use it", settings.host
         )
+    if settings.disk_swap:
+        try:
+            SwapFolder(settings.swap_folder).close()
+        except OSError as error:
+            logger.error("swap_dir: %s", error)
+            return EXIT_FAILED
     server = ApplianceServer(settings)
     with suppress(SystemExit):  # uvicorn's way to say that the port is taken
         server.run()
