@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -10,10 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
-from tests.conftest import REAL_MODEL, RunningServer
+from tests.conftest import REAL_MODEL, RunningServer, run_process
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -63,6 +65,29 @@ def expected_vectors() -> np.ndarray:
     return model.encode(["The cat sat on the mat.", "Ein zweiter Text"], show_progress_bar=False)
 
 
+def commands(block: str) -> list[str]:
+    """The commands of a block, those of several lines in one."""
+    return block.replace("\\\n", "").splitlines()
+
+
+def test_models_come_and_go_by_the_commands_that_are_told(tmp_path: Path) -> None:
+    (start,) = [b for b in SHELL if "--disk-swap" in b]
+    (calls,) = [b for b in SHELL if "-X DELETE" in b]
+    flags = shlex.split(commands(start)[0])[1:]
+    with run_process(*flags, "--swap-dir", str(tmp_path)) as server:
+        for name in ("first", "second", "first"):
+            assert server.embed(model=name, input="a").status_code == 200
+        assert httpx.get(f"{server.url}/api/status").json()["swaps"]
+        for call in commands(calls):
+            command = shlex.split(call.replace("http://127.0.0.1:8080", server.url))
+            done = subprocess.run(
+                [*command, "-sS", "--fail-with-body"], capture_output=True, text=True, timeout=60
+            )
+            assert done.returncode == 0, f"{call}\n{done.stdout}{done.stderr}"
+            assert json.loads(done.stdout)["name"] == "team/third"
+        assert "team/third" not in httpx.get(f"{server.url}/v1/models").text
+
+
 def test_the_first_request(real_server: RunningServer) -> None:
     command = next(block for block in SHELL if block.startswith("curl"))
     command = command.replace("http://127.0.0.1:8080", real_server.url)
@@ -74,7 +99,7 @@ def test_the_first_request(real_server: RunningServer) -> None:
 
 def test_server_commands_are_valid(tmp_path: Path) -> None:
     """Each ``serve.sh`` line has flags and variables that the settings accept."""
-    lines = [line for block in SHELL for line in block.splitlines() if "scripts/serve.sh" in line]
+    lines = [line for block in SHELL for line in commands(block) if "scripts/serve.sh" in line]
     assert len(lines) >= 6
     for line in lines:
         command = line.replace(
