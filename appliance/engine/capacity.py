@@ -18,11 +18,14 @@ MOST_OF_A_DEVICE = 0.95
 
 GIB = 2**30
 
+CONTROL_GROUP = Path("/sys/fs/cgroup")
+"""Where a container finds its limits (cgroup v2)."""
+
 
 def available_memory() -> int:
     """Bytes of RAM that this process may still take, a container's limit counted."""
     available = int(psutil.virtual_memory().available)
-    group = Path("/sys/fs/cgroup")
+    group = CONTROL_GROUP
     try:  # cgroup v2; "max" where there is no limit
         limit = int((group / "memory.max").read_text(encoding="ascii"))
         used = int((group / "memory.current").read_text(encoding="ascii"))
