@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -214,16 +215,25 @@ def _flatten(annotation: Any) -> set[Any]:
     return {annotation}.union(*(_flatten(part) for part in get_args(annotation)))
 
 
-def export_settings(settings: Settings) -> dict[str, Any]:
+def export_settings(settings: Settings, commits: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Write settings as the JSON object that starts an equal instance.
 
     Secrets are left out, and named under ``secrets_omitted``: an instance that imports the
     object does not start before each is given to it.
+
+    Args:
+        settings: The instance's.
+        commits: By a model's name, the commit of the hub to write as its ``revision``, so that
+            the instance which imports the object serves the same files whatever has become of the
+            branch.
     """
     secrets = [name for name in Settings.model_fields if _is_secret(name)]
     omitted = [name for name in secrets if getattr(settings, name)]
     data = settings.model_dump(mode="json", exclude_none=True, exclude=set(omitted))
     data["secrets_omitted"] = omitted
+    for model in data["models"]:
+        if commit := (commits or {}).get(model["name"]):
+            model["revision"] = commit
     for key in [key for key in settings.environment if _sounds_secret(key)]:
         del data["environment"][key]
         data["secrets_omitted"].append(f"environment.{key}")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-__all__ = ["FakeHub", "FakeRepo", "run_hub"]
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
+
+__all__ = ["FakeHub", "FakeRepo", "etag", "run_hub", "use_endpoint"]
+
+
+LARGE = (".safetensors", ".bin", ".h5", ".msgpack", ".onnx")
+"""Files that are kept beside git."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +60,30 @@ class FakeHub:
         url: What ``HF_ENDPOINT`` has to be.
         repos: By name.
         asked: Method and path of each request so far.
+        ranges: ``Range`` of each download of a file so far, by the file's name.
         broken: Whether every request is answered with 500.
+        cuts: By the file's name, the bytes after which each of its next downloads is cut off.
+        damaged: By the file's name, how many of its next downloads have other bytes.
+        failing: Likewise, how many are answered with 500.
     """
 
     url: str
     repos: dict[str, FakeRepo]
     asked: list[str] = field(default_factory=list)
+    ranges: dict[str, list[str | None]] = field(default_factory=lambda: defaultdict(list))
     broken: bool = False
+    cuts: dict[str, list[int]] = field(default_factory=dict)
+    damaged: dict[str, int] = field(default_factory=dict)
+    failing: dict[str, int] = field(default_factory=dict)
+
+    def reset(self) -> None:
+        """Forget what was asked, and be well."""
+        self.asked.clear()
+        self.ranges.clear()
+        self.broken = False
+        self.cuts.clear()
+        self.damaged.clear()
+        self.failing.clear()
 
 
 class Refused(Exception):
@@ -119,7 +145,7 @@ class Handler(BaseHTTPRequestHandler):
                     "type": "file",
                     "path": str(path.relative_to(folder)),
                     "size": path.stat().st_size,
-                    "oid": hashlib.sha1(path.read_bytes()).hexdigest(),
+                    **_identity(path),
                 }
                 for path in files
             ]
@@ -143,9 +169,29 @@ class Handler(BaseHTTPRequestHandler):
         headers = {
             "X-Repo-Commit": commit,
             "X-Linked-Size": str(len(content)),
-            "ETag": f'"{hashlib.sha1(content).hexdigest()}"',
+            "ETag": f'"{etag(path)}"',
+            "Accept-Ranges": "bytes",
         }
-        self._send(200, content, headers)
+        if self.command == "HEAD":
+            self._send(200, content, headers)
+        else:
+            self._send_file(path.name, content, headers)
+
+    def _send_file(self, name: str, content: bytes, headers: dict[str, str]) -> None:
+        """Send a file or the rest of one, with whatever the hub is to do to it."""
+        asked = self.headers.get("range")
+        self.hub.ranges[name].append(asked)
+        if self.hub.failing.get(name):
+            self.hub.failing[name] -= 1
+            raise Refused(500, "", "Internal Error")
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        if asked:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        if self.hub.damaged.get(name):
+            self.hub.damaged[name] -= 1
+            content = bytes([content[0] ^ 1]) + content[1:]
+        cuts = self.hub.cuts.get(name)
+        self._send(206 if asked else 200, content[start:], headers, cuts.pop(0) if cuts else None)
 
     def _resolve(self, repo: FakeRepo, revision: str) -> tuple[str, Path]:
         found = repo.resolve(revision)
@@ -153,7 +199,13 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return found
 
-    def _send(self, status: int, content: bytes, headers: Mapping[str, str]) -> None:
+    def _send(
+        self,
+        status: int,
+        content: bytes,
+        headers: Mapping[str, str],
+        cut_after: int | None = None,
+    ) -> None:
         self.send_response(status)
         for name, value in headers.items():
             if value:
@@ -161,10 +213,27 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content)
+            self.wfile.write(content[:cut_after])
+        if cut_after is not None:
+            self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # as its base class
         """Keep the console quiet."""
+
+
+def etag(path: Path) -> str:
+    """What the hub states for a file: of weights SHA-256, of all else what git calls them."""
+    content = path.read_bytes()
+    if path.suffix in LARGE:
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    if path.suffix in LARGE:
+        size = path.stat().st_size
+        return {"oid": "0" * 40, "lfs": {"oid": etag(path), "size": size, "pointerSize": 134}}
+    return {"oid": etag(path)}
 
 
 def _split(path: str, *words: str) -> tuple[str, str, str]:
@@ -174,6 +243,17 @@ def _split(path: str, *words: str) -> tuple[str, str, str]:
         if found:
             return name, word, rest
     return path, "", ""
+
+
+def use_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """What ``HF_ENDPOINT`` does, which is read when the library is imported."""
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.partition("/{repo_id}")
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{url}{template[1]}{template[2]}"
+    )
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    huggingface_hub.close_session()  # the next one reads the line above
 
 
 @contextmanager

@@ -46,6 +46,8 @@ class ModelStatus(msgspec.Struct):
         retry_after: Seconds until it may be tried again, after a failure.
         tier: Where its weights are; ``none``: nowhere but in its own files.
         bytes: What it takes.
+        revision: The hub's commit that it was loaded from; ``null`` while it is not loaded, and for
+            a model from elsewhere.
         dtype: As set.
         quantization: As set.
         eager: Whether it is loaded at the start.
@@ -69,6 +71,7 @@ class ModelStatus(msgspec.Struct):
     retry_after: float | None
     tier: TierName
     bytes: Bytes
+    revision: str | None
     dtype: str
     quantization: str
     eager: bool
@@ -139,6 +142,7 @@ def _status(model: ServedModel, seen: Survey) -> dict[str, Any]:
         "retry_after": round(left, 3) if left > 0 else None,
         "tier": "none" if has.tier == "source" else has.tier,
         "bytes": Bytes(dict(has.devices), has.parked, has.on_disk),
+        "revision": None if model.lane is None else model.lane.backend.revision,
         "dtype": settings.dtype,
         "quantization": settings.quantization,
         "eager": settings.eager,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from litestar import Controller, Request, Response, delete, get, post
@@ -58,7 +59,7 @@ class ModelsController(Controller):
         if not isinstance(persist, bool):
             raise InvalidRequest("'persist' is invalid: it must be true or false.", param="persist")
         model = await engine.catalogue.add(_checked(fields), persist=persist)
-        location = {"location": f"/api/models/{model.name}"}
+        location = {"location": quote(f"/api/models/{model.name}")}
         return Response(describe(engine, model), status_code=201, headers=location)
 
     @get(["/{name:str}", "/{owner:str}/{name:str}"], sync_to_thread=False)

@@ -74,6 +74,15 @@ class TextTokenizer(Protocol):
     def encode(self, texts: list[str]) -> list[TokenArray]:
         """Ids of each text in full, special tokens included."""
 
+    def encode_starts(self, texts: list[str], enough: int) -> list[tuple[TokenArray, bool]]:
+        """Ids of as much of each text as matters to whoever reads no more than ``enough`` tokens.
+
+        Returns:
+            For each text, its ids in full and ``True``; or the ids of a start of it, more than
+            ``enough``, and ``False``: those before the special tokens at the end are the first of
+            the whole text.
+        """
+
     def prompt_length(self, prompt: str) -> int:
         """Tokens that a prompt takes up at the start of a text, special tokens before it too."""
 
@@ -116,6 +125,10 @@ class Backend(Protocol):
     @property
     def device_name(self) -> str:
         """The device that it is on: ``cpu``, ``cuda:0``."""
+
+    @property
+    def revision(self) -> str | None:
+        """The hub's commit that its files are of, if they came from there."""
 
     @property
     def prompts(self) -> Mapping[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from appliance.engine.backend import DeviceOutOfMemory, Room
 from appliance.engine.capacity import device_capacities
 from appliance.engine.fidelity import tell_fidelity
 from appliance.engine.heads import load_chain
+from appliance.engine.hub import commit_of
 from appliance.engine.measuring import weights_of_config
 from appliance.engine.model import TorchBackend
 from appliance.engine.modules import SpladeSpec
@@ -42,6 +44,7 @@ from appliance.engine.tokenizer import NO_LIMIT, ModelTokenizer
 from appliance.engine.transformer import longest_by_positions
 from appliance.engine.weights import check_weights
 from appliance.errors import ModelUnavailable
+from appliance.model_settings import is_hub_name
 from appliance.settings import ModelSettings, Settings
 
 __all__ = ["PreparedModel", "load_model", "prepare_model"]
@@ -144,7 +147,10 @@ def prepare_model(
         cache=settings.hub_cache,
         pickles=model.pickle_weights,
     )
-    return PreparedModel(settings, model, read_model_spec(folder, model), rooms)
+    spec = read_model_spec(folder, model)
+    if is_hub_name(model.model):
+        spec = replace(spec, revision=commit_of(folder))
+    return PreparedModel(settings, model, spec, rooms)
 
 
 def load_model(settings: Settings, model: ModelSettings) -> list[TorchBackend]:

@@ -65,6 +65,7 @@ class TorchBackend:
         self.max_input_tokens = max_input_tokens
         self.prompts = spec.prompts
         self.default_prompt_name = spec.default_prompt_name
+        self.revision = spec.revision
         self.pools_prompt = spec.chain.pools_prompt
         self._chain = chain
         model: Any = transformer

@@ -73,6 +73,7 @@ class ModelSpec:
         config_overrides: Values that take the place of those in the transformer's config.
         prompts: Words to put before a text, by name.
         default_prompt_name: The prompt to use where nothing is said.
+        revision: The hub's commit that the files are of, if they came from there.
     """
 
     chain: ChainSpec
@@ -81,6 +82,7 @@ class ModelSpec:
     config_overrides: Mapping[str, Any] = field(default_factory=dict)
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
+    revision: str | None = None
 
 
 def read_model_spec(folder: Path, settings: ModelSettings) -> ModelSpec:

@@ -5,19 +5,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-import httpx
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-
+from appliance.engine.hub import download
 from appliance.errors import ModelUnavailable
 from appliance.settings import EMBEDDED_PREFIX
 
@@ -64,17 +56,20 @@ def locate_model(
     """
     if model.startswith(EMBEDDED_PREFIX):
         return _embedded(model.removeprefix(EMBEDDED_PREFIX))
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder
+    with suppress(OSError, RuntimeError, ValueError):  # there can be no such folder
+        folder = Path(model).expanduser()
+        if folder.is_dir():
+            return folder
     if model.startswith((".", "/", "~")):
         raise ModelUnavailable(f"there is no folder {model}")
-    folder = _download(model, revision, token, cache, _PATTERNS, _UNUSED)
+    fetch = partial(download, model, token=token, cache=cache)
+    snapshot = fetch(revision=revision, wanted=_PATTERNS, unwanted=_UNUSED)
     if pickles:
-        has_safetensors = any(folder.glob("*.safetensors"))
+        has_safetensors = any(snapshot.glob("*.safetensors"))
         wanted = _PICKLES_OF_HEADS if has_safetensors else [*_PICKLES, *_PICKLES_OF_HEADS]
-        _download(model, revision, token, cache, wanted, _UNUSED[:2])
-    return folder
+        # By the commit: a branch may have moved on since.
+        fetch(revision=snapshot.name, wanted=wanted, unwanted=_UNUSED[:2])
+    return snapshot
 
 
 def _embedded(name: str) -> Path:
@@ -97,40 +92,3 @@ def _embedded(name: str) -> Path:
             f"its weights are not those that were published: SHA-256 {found}, expected {digest}"
         )
     return folder
-
-
-def _download(
-    model: str,
-    revision: str | None,
-    token: str | None,
-    cache: Path | None,
-    wanted: list[str],
-    unwanted: list[str],
-) -> Path:
-    at = f" at revision {revision!r}" if revision else ""
-    try:
-        return Path(
-            snapshot_download(
-                model,
-                revision=revision,
-                token=token,
-                cache_dir=cache,
-                allow_patterns=wanted,
-                ignore_patterns=unwanted,
-            )
-        )
-    except HFValidationError:
-        reason = "it is neither a folder here nor a name that the hub could have"
-    except GatedRepoError:
-        reason = "the hub guards it; accept its terms there and set hf_token"
-    except RevisionNotFoundError:
-        reason = f"the hub has no revision {revision!r} of it"
-    except RepositoryNotFoundError:
-        reason = "the hub has no model of that name, or it is private and hf_token is not set"
-    except (LocalEntryNotFoundError, httpx.TransportError):
-        reason = f"the hub could not be reached and no earlier download{at} is at hand"
-    except HfHubHTTPError as error:
-        reason = f"the hub answered: {error}"
-    except OSError as error:
-        reason = f"the download{at} failed: {error}"
-    raise ModelUnavailable(reason)

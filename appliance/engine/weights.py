@@ -11,7 +11,7 @@ import pickle
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from appliance.errors import ModelUnavailable
@@ -20,6 +20,8 @@ __all__ = ["check_weights", "read_weights"]
 
 SAFE = "model.safetensors"
 PICKLED = "pytorch_model.bin"
+_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How the file begins that stands in git for a large one."""
 
 
 def check_weights(folder: Path, *, pickles: bool) -> None:
@@ -30,9 +32,11 @@ def check_weights(folder: Path, *, pickles: bool) -> None:
         pickles: Whether the older format may be read.
 
     Raises:
-        ModelUnavailable: It has none.
+        ModelUnavailable: It has none, or a file of them is broken.
     """
-    if any(folder.glob("*.safetensors")):
+    if safe := sorted(folder.glob("*.safetensors")):
+        for path in safe:
+            _check_header(path)
         return
     found = any(folder.glob("pytorch_model*.bin"))
     if not (found and pickles):
@@ -62,6 +66,19 @@ def read_weights(folder: Path, *, pickles: bool) -> dict[str, torch.Tensor]:
         name = SAFE if safe.is_file() else PICKLED
         raise ModelUnavailable(f"{folder.name}/{name}: {error}") from error
     raise ModelUnavailable(f"{folder.name}/{SAFE} is missing{_way_out(found=pickled.is_file())}")
+
+
+def _check_header(path: Path) -> None:
+    """Name the file that is cut short or something else altogether; its tensors are not read."""
+    try:
+        with safe_open(path, framework="pt"):
+            return
+    except (SafetensorError, OSError) as error:
+        with path.open("rb") as file:
+            is_pointer = file.read(len(_POINTER)) == _POINTER
+        reason = "it is a pointer to the weights; fetch them with: git lfs pull"
+        told = reason if is_pointer else f"{error}; it may be cut short, copy or download it anew"
+        raise ModelUnavailable(f"{path.name} cannot be read: {told}") from error
 
 
 def _way_out(*, found: bool) -> str:

@@ -20,7 +20,9 @@ from appliance.configuration import (
     load_settings,
     settings_schema,
 )
+from appliance.engine.sources import locate_model
 from appliance.settings import ModelSettings, Settings
+from tests.fake_hub import FakeRepo, run_hub, use_endpoint
 
 
 def write(folder: Path, content: object) -> Path:
@@ -232,6 +234,33 @@ def test_an_export_imported_again_gives_equal_settings(
     with tempfile.TemporaryDirectory() as folder:
         again = load_settings(config=write(Path(folder), export_settings(settings)))
     assert again.model_dump() == settings.model_dump()
+
+
+def test_an_export_pins_what_was_downloaded_to_its_commit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, repo = tmp_path / "cache", tmp_path / "repo"
+    repo.mkdir()
+    (repo / "config.json").write_text("{}")
+    with run_hub(org__here=FakeRepo({"main": repo, "v1": repo})) as hub:
+        use_endpoint(monkeypatch, hub.url)
+        locate_model("org/here", revision="v1", token=None, cache=cache)
+        commit = hub.repos["org/here"].commit("v1")
+    capsys.readouterr()
+    models = [
+        {"model": "org/here", "revision": "v1", "name": "pinned"},
+        {"model": "org/here", "revision": "main", "name": "loose"},
+        {"model": "org/elsewhere"},
+        {"model": "embedded:all-MiniLM-L6-v2"},
+        {"model": str(repo)},
+    ]
+    config = write(tmp_path, {"models": models, "hub_cache": str(cache)})
+    assert main(["config", "export", "--config", str(config)]) == 0  # with the hub gone
+    shown = capsys.readouterr()
+    revisions = [model.get("revision") for model in json.loads(shown.out)["models"]]
+    assert revisions == [commit, "main", None, None, None]
+    told = "appliance: not pinned to a commit, as no download of it is at hand: "
+    assert shown.err.splitlines() == [f"{told}loose", f"{told}org/elsewhere"]
 
 
 def test_the_schema_is_a_valid_json_schema_that_knows_a_good_file() -> None:

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
 from appliance.engine import sources
+from appliance.engine.hub import commit_at_hand, commit_of
 from appliance.engine.sources import locate_model
 from appliance.errors import ModelUnavailable
-from tests.fake_hub import FakeHub, FakeRepo, run_hub
+from tests.fake_hub import FakeHub, FakeRepo, etag, run_hub, use_endpoint
 
 TOKEN = "hf_of_the_owner"
 OTHER_TOKEN = "hf_of_someone_else"
@@ -66,19 +68,8 @@ def _use_the_hub(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    huggingface_hub.close_session()  # the next one reads the line above
-    hub.asked.clear()
-    hub.broken = False
-
-
-def use_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    """What ``HF_ENDPOINT`` does, which is read when the library is imported."""
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.partition("/{repo_id}")
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{url}{template[1]}{template[2]}"
-    )
+    monkeypatch.setattr("appliance.engine.hub.PAUSES_SECONDS", (0.0, 0.0))
+    hub.reset()
 
 
 @pytest.fixture
@@ -276,3 +267,155 @@ def test_what_was_downloaded_once_is_not_downloaded_again(hub: FakeHub, tmp_path
     hub.asked.clear()
     locate("org/public", tmp_path)
     assert not [line for line in hub.asked if line.startswith("GET /org/public/resolve")]
+
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture
+def large(hub: FakeHub, tmp_path: Path) -> bytes:
+    """The weights of ``org/large``, of a size that comes in several pieces."""
+    content = bytes(range(256)) * 4096
+    folder = tmp_path / "large"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / WEIGHTS).write_bytes(content)
+    hub.repos["org/large"] = FakeRepo({"main": folder})
+    return content
+
+
+def test_a_download_that_was_cut_goes_on_where_it_was(
+    hub: FakeHub, large: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What the library keeps of a cut download is whole pieces, of 10 MB unless said.
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100_000)
+    hub.cuts[WEIGHTS] = [300_000, 200_000]
+    folder = locate("org/large", tmp_path / "cache")
+    assert (folder / WEIGHTS).read_bytes() == large
+    assert hub.ranges[WEIGHTS] == [None, "bytes=300000-", "bytes=500000-"]
+
+
+def test_a_hub_that_fails_for_a_moment_is_asked_again(
+    hub: FakeHub, large: bytes, tmp_path: Path
+) -> None:
+    hub.failing[WEIGHTS] = 2
+    folder = locate("org/large", tmp_path / "cache")
+    assert (folder / WEIGHTS).read_bytes() == large
+    assert len(hub.ranges[WEIGHTS]) == 3
+
+
+@pytest.mark.usefixtures("large")
+def test_a_hub_that_keeps_failing_is_given_up(hub: FakeHub, tmp_path: Path) -> None:
+    hub.failing[WEIGHTS] = 100
+    assert "500" in refusal("org/large", tmp_path / "cache")
+    assert len(hub.ranges[WEIGHTS]) == 3
+    hub.failing.clear()
+    assert (locate("org/large", tmp_path / "cache") / WEIGHTS).is_file()
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "config.json"])
+def test_bytes_that_are_not_those_of_the_hub_are_fetched_again(
+    name: str, hub: FakeHub, large: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.damaged[name] = 1
+    folder = locate("org/large", tmp_path / "cache")
+    assert (folder / WEIGHTS).read_bytes() == large
+    assert (folder / "config.json").read_text() == "{}"
+    assert f"{name} was damaged on the way" in caplog.text
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("name", [WEIGHTS, "config.json"])
+def test_bytes_that_are_never_those_of_the_hub_are_not_served(
+    name: str, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.damaged[name] = 100
+    told = refusal("org/large", tmp_path / "cache")
+    assert f"{name} was damaged on the way" in told
+    stated = etag(hub.repos["org/large"].revisions["main"] / name)
+    assert stated in told
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "no complete earlier download" in refusal("org/large", tmp_path / "cache")
+
+
+def test_a_file_is_checked_once(
+    large: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    digest = hashlib.file_digest
+
+    def counted(file: Any, kind: Any) -> Any:
+        read.append(Path(file.name).name)
+        return digest(file, kind)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    folder = locate("org/large", tmp_path / "cache")
+    assert sorted(read) == ["config.json", WEIGHTS]
+    read.clear()
+    locate("org/large", tmp_path / "cache")
+    assert read == []
+    blob = (folder / WEIGHTS).resolve()
+    blob.write_bytes(large[:-1] + b"?")  # other bytes in the same place are another file
+    assert (locate("org/large", tmp_path / "cache") / WEIGHTS).read_bytes() == large
+    assert WEIGHTS in read
+
+
+@pytest.mark.parametrize("by_commit", [False, True], ids=["by name", "by commit"])
+def test_offline_an_earlier_download_is_served_and_no_hub_asked(
+    by_commit: bool, hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revision = hub.repos["org/public"].commit("branch") if by_commit else "branch"
+    before = locate("org/public", tmp_path, revision=revision)
+    hub.asked.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert locate("org/public", tmp_path, revision=revision) == before
+    assert hub.asked == []
+
+
+def test_offline_without_an_earlier_download_is_told(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert refusal("org/public", tmp_path).startswith("HF_HUB_OFFLINE is set and no complete")
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize("away", ["unreachable", "offline", "broken"])
+def test_half_a_download_is_not_taken_for_a_whole_one(
+    away: str, hub: FakeHub, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder = locate("org/public", tmp_path, revision="branch")
+    (folder / WEIGHTS).resolve().unlink()
+    (folder / WEIGHTS).unlink()
+    if away == "unreachable":
+        request.getfixturevalue("unreachable")
+    elif away == "offline":
+        request.getfixturevalue("monkeypatch").setattr(constants, "HF_HUB_OFFLINE", True)
+    else:
+        hub.broken = True
+    assert "no complete earlier download" in refusal("org/public", tmp_path, revision="branch")
+
+
+def test_the_commit_of_a_download_is_known_without_the_hub(
+    hub: FakeHub, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    branch = hub.repos["org/public"].commit("branch")
+    assert commit_at_hand("org/public", "branch", tmp_path) is None
+    folder = locate("org/public", tmp_path, revision="branch")
+    request.getfixturevalue("unreachable")
+    assert commit_of(folder) == branch
+    assert commit_at_hand("org/public", "branch", tmp_path) == branch
+    assert commit_at_hand("org/public", None, tmp_path) is None
+    assert commit_at_hand("org/public", branch, tmp_path) == branch
+    assert commit_at_hand("no/such/name", None, tmp_path) is None
+
+
+def test_a_branch_that_moves_between_two_fetches_of_a_load_does_not_mix_them(
+    hub: FakeHub, tmp_path: Path
+) -> None:
+    locate("org/public", tmp_path)
+    hub.asked.clear()
+    place = {"token": None, "cache": tmp_path}
+    folder = locate_model("org/public", revision=None, pickles=True, **place)
+    asked = {line for line in hub.asked if "/resolve/" in line}
+    assert {line.split("/resolve/")[1].split("/")[0] for line in asked} <= {commit_of(folder)}
