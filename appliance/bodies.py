@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import re
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 from litestar import Request
+from litestar.exceptions import InternalServerException
 
 from appliance.errors import (
+    ClientLeft,
     InvalidRequest,
     PayloadTooLarge,
     RequestTimeout,
@@ -27,6 +30,10 @@ _PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _UNKNOWN = re.compile(r"unknown field `([^`]*)`")
 
+_FIELD = re.compile(rb'[\s,]*("(?:[^"\\]|\\.)*")\s*:\s*')
+_AFTER_VALUE = re.compile(rb"\s*[,}]")
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
 
 async def read_json_body(request: Request[Any, Any, Any], seconds: float, most: int) -> bytes:
     """Read a body that is declared as JSON, or not declared at all.
@@ -39,10 +46,16 @@ async def read_json_body(request: Request[Any, Any, Any], seconds: float, most: 
         most: Most bytes.
 
     Raises:
-        UnsupportedMediaType: It is declared as something else.
+        UnsupportedMediaType: It is declared as something else, or as compressed.
         PayloadTooLarge: It has more bytes, or says so; no more than ``most`` are held.
         RequestTimeout: It did not arrive in time.
+        ClientLeft: The connection was closed in the middle of it.
     """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise UnsupportedMediaType(
+            f"Content-Encoding is {encoding!r}, but bodies are read as they are; send it without."
+        )
     content_type = request.headers.get("content-type", "application/json")
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise UnsupportedMediaType(
@@ -61,6 +74,8 @@ async def read_json_body(request: Request[Any, Any, Any], seconds: float, most: 
             return bytes(body)
     except TimeoutError:
         raise RequestTimeout("The request's body did not arrive in time.") from None
+    except InternalServerException:  # what the framework makes of a closed connection
+        raise ClientLeft("The client closed the connection.") from None
 
 
 def _too_large(most: int) -> PayloadTooLarge:
@@ -83,21 +98,61 @@ def check_body_size(body: bytes, model: ModelSettings) -> None:
 
 
 def parse_body(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
-    """Parse a body.
+    """Parse a body that is one JSON object.
+
+    A field that is there twice is refused, as two readers of the same body could take it for
+    different ones.
 
     Raises:
         InvalidRequest: Naming the field and what it may be.
     """
     try:
-        return decoder.decode(body)
+        parsed = decoder.decode(body)
+        twice = _doubled(body)
     except msgspec.ValidationError as error:
         raise _told(str(error), decoder.type) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        # JavaScript writes half a surrogate pair as an escape; the parser's words do not say so.
-        hint = " Half a surrogate pair is no text." if rb"\ud" in body.lower() else ""
-        raise InvalidRequest(
-            f"We could not parse the JSON body of your request ({error}).{hint}"
-        ) from None
+    except RecursionError:
+        raise _unparsed("it is nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _unparsed(str(error), _hint(body)) from None
+    if twice is not None:
+        raise InvalidRequest(f"'{twice}' is there twice in the request's body.", param=twice)
+    return parsed
+
+
+def _unparsed(reason: str, hint: str = "") -> InvalidRequest:
+    return InvalidRequest(f"We could not parse the JSON body of your request ({reason}).{hint}")
+
+
+def _hint(body: bytes) -> str:
+    """What the parser's words leave unsaid."""
+    if body.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return " It begins with a byte order mark; send UTF-8 without one."
+    if rb"\ud" in body.lower():  # JavaScript writes it as an escape
+        return " Half a surrogate pair is no text."
+    return ""
+
+
+def _doubled(body: bytes) -> str | None:
+    """Find a field that an object has twice, or an object in it.
+
+    The parser keeps the last of them. The text is walked from field to field: where another value
+    stands than the one that was kept under that name, there are two.
+    """
+    kept = _fields.decode(body)
+    seen: set[str] = set()
+    at = body.index(b"{") + 1
+    while field := _FIELD.match(body, at):
+        name: str = msgspec.json.decode(field[1])
+        value = bytes(kept[name])
+        at = field.end() + len(value)
+        is_kept = body.startswith(value, field.end()) and _AFTER_VALUE.match(body, at)
+        if name in seen or not is_kept:
+            return name
+        seen.add(name)
+        if value.startswith(b"{") and (inner := _doubled(value)) is not None:
+            return inner
+    return None
 
 
 def _told(message: str, kind: Any) -> InvalidRequest:
@@ -121,12 +176,14 @@ def _told(message: str, kind: Any) -> InvalidRequest:
     return InvalidRequest(f"The request's body is invalid: {message}.")
 
 
-def _allowed(kind: Any, name: str) -> str:
+def _allowed(kind: Any, path: str) -> str:
+    name = re.split(r"[.\[]", path)[0]
     annotation = next(field.type for field in msgspec.structs.fields(kind) if field.name == name)
-    choices = [
-        choice
-        for part in (annotation, *get_args(annotation))
-        if get_origin(part) is Literal
-        for choice in get_args(part)
-    ]
-    return ", ".join(repr(choice) for choice in choices)
+    return ", ".join(repr(choice) for choice in _choices(annotation))
+
+
+def _choices(annotation: Any) -> list[Any]:
+    """Values that an annotation, or the items of a list, may have."""
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [choice for part in get_args(annotation) for choice in _choices(part)]

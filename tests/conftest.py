@@ -18,6 +18,7 @@ import pytest
 import uvicorn
 
 from appliance.app import create_app
+from appliance.bounded_http import BoundedHttp
 from appliance.engine.service import Engine, Loader
 from appliance.settings import ModelSettings, Settings
 from tests.fakes import load_fake
@@ -41,10 +42,19 @@ class RunningServer:
 
 
 @contextmanager
-def run_process(*flags: str, environment: dict[str, str] | None = None) -> Iterator[RunningServer]:
-    """Serve from a process of its own, as users do, until the block ends."""
+def run_process(
+    *flags: str, environment: dict[str, str] | None = None, code: str = ""
+) -> Iterator[RunningServer]:
+    """Serve from a process of its own, as users do, until the block ends.
+
+    Args:
+        flags: Of ``appliance serve``.
+        environment: Variables beside those of this process.
+        code: What to run in place of ``appliance serve``.
+    """
+    served = ["-c", code] if code else ["-m", "appliance", "serve", "--port", "0", *flags]
     process = subprocess.Popen(
-        [sys.executable, "-m", "appliance", "serve", "--port", "0", *flags],
+        [sys.executable, *served],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **(environment or {})},
@@ -95,6 +105,7 @@ def run_in_thread(
         host="127.0.0.1",
         port=0,
         log_config=None,
+        http=BoundedHttp,
         ws="none",
     )
     server = uvicorn.Server(config)

@@ -26,6 +26,9 @@ class FakeTokenizer:
             for text in texts
         ]
 
+    def encode_starts(self, texts: list[str], enough: int) -> list[tuple[TokenArray, bool]]:
+        return [(ids, True) for ids in self.encode(texts)]
+
     def prompt_length(self, prompt: str) -> int:
         return 1 + len(prompt.split())
 
@@ -84,6 +87,7 @@ class FakeBackend:
         self.pools_prompt = True
         self.tokenizer = FakeTokenizer()
         self.vocabulary_size = VOCABULARY_SIZE
+        self.revision: str | None = None
         self.dimension = dimension
         self.max_input_tokens = max_input_tokens
         self.batches: list[list[int]] = []

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -22,6 +24,7 @@ __all__ = [
     "check_count",
     "check_dimensions",
     "check_expiry",
+    "check_prompt",
     "check_total",
     "tokenize",
 ]
@@ -102,6 +105,20 @@ def check_dimensions(dimensions: int | None, dimension: int) -> None:
         )
 
 
+def check_prompt(prompt: str, inputs: Inputs, model: ModelSettings) -> None:
+    """Refuse a prompt that, put before each input, makes more text than a body may hold.
+
+    Raises:
+        InvalidRequest: Naming the field.
+    """
+    if len(prompt) * len(inputs.items) > model.payload_limit:
+        raise InvalidRequest(
+            f"prompt has {len(prompt)} characters, which before each of {len(inputs.items)} inputs"
+            f" makes more than the {model.payload_limit} that a request may have.",
+            param="prompt",
+        )
+
+
 def check_total(texts: Sequence[TokenArray], model: ModelSettings) -> int:
     """Count the tokens of a whole request.
 
@@ -139,14 +156,18 @@ def tokenize(
     Raises:
         InvalidRequest: An input cannot be read, or is too long and may not be cut.
     """
-    if isinstance(inputs.items[0], str):
-        given = cast("Sequence[str]", inputs.items)
-        texts = backend.tokenizer.encode([prompt.text + text for text in given])
-    else:
-        texts = _from_token_ids(inputs, backend, model, options, prompt, vocabulary)
     may_cut = model.truncate if options.truncate is None else options.truncate
     limit = backend.max_input_tokens
-    for position, text in enumerate(texts):
+    # Who wants a text's end has it read in full.
+    enough = sys.maxsize if may_cut and options.truncation_direction == "left" else limit
+    encode = partial(backend.tokenizer.encode_starts, enough=enough)
+    if isinstance(inputs.items[0], str):
+        given = cast("Sequence[str]", inputs.items)
+        read = encode([prompt.text + text for text in given])
+    else:
+        read = _from_token_ids(inputs, backend, model, options, prompt, vocabulary, encode)
+    texts = [ids for ids, _ in read]
+    for position, (text, is_whole) in enumerate(read):
         if not len(text):  # white space, to a tokenizer without special tokens
             path = inputs.path(position)
             raise InvalidRequest(f"{path} has no token that the model knows.", param=path)
@@ -154,10 +175,11 @@ def tokenize(
             continue
         if not may_cut:
             path = inputs.path(position)
+            count = len(text) if is_whole else f"more than {limit}"
             # Its first words are OpenAI's: client libraries look for them.
             raise InputTooLong(
                 f"This model's maximum context length is {limit} tokens, but {path} has"
-                f" {len(text)}. Shorten it, or send truncate: true to have it cut.",
+                f" {count}. Shorten it, or send truncate: true to have it cut.",
                 param=path,
             )
         if options.on_truncate is not None:
@@ -175,7 +197,8 @@ def _from_token_ids(
     options: EmbedOptions,
     prompt: Prompt,
     vocabulary: TokenVocabulary,
-) -> list[TokenArray]:
+    encode: Callable[[list[str]], list[tuple[TokenArray, bool]]],
+) -> list[tuple[TokenArray, bool]]:
     encoding = options.token_encoding or model.token_ids
     lists = cast("Sequence[Sequence[int]]", inputs.items)
     if encoding == "reject":
@@ -191,9 +214,9 @@ def _from_token_ids(
                 ' put before; put the prompt\'s ids in, and send prompt: "".',
                 param=inputs.path(0),
             )
-        return [_native(ids, inputs.path(p), backend) for p, ids in enumerate(lists)]
+        return [(_native(ids, inputs.path(p), backend), True) for p, ids in enumerate(lists)]
     decoded = [vocabulary.decode(ids, inputs.path(p)) for p, ids in enumerate(lists)]
-    return backend.tokenizer.encode([prompt.text + text for text in decoded])
+    return encode([prompt.text + text for text in decoded])
 
 
 def _native(ids: Sequence[int], path: str, backend: Backend) -> TokenArray:

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, normalizers, processors
 from transformers import AutoTokenizer
 
 from appliance.engine.remote_code import told
+from appliance.engine.splitting import can_split, first_part
 from appliance.engine.types import TokenArray, TruncationDirection
 from appliance.errors import ModelUnavailable
 
@@ -18,6 +19,10 @@ __all__ = ["NO_LIMIT", "ModelTokenizer"]
 
 NO_LIMIT = 10**9
 """transformers states a larger number where a tokenizer's files state none."""
+
+CHARACTERS_PER_TOKEN = 8
+FIRST_CHARACTERS = 4096
+"""How much of a long text is read first, to see whether it is too long: more than prose takes."""
 
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "*.tiktoken")
 
@@ -43,6 +48,7 @@ class ModelTokenizer:
         self._prefix = next((i for i, special in enumerate(mask) if not special), len(mask))
         self._suffix = len(mask) - self._prefix - mask.count(0)
         self.special_tokens = self._prefix + self._suffix
+        self._can_split = can_split(tokenizer)
 
     @classmethod
     def load(
@@ -105,6 +111,22 @@ class ModelTokenizer:
         """Ids of each text in full, special tokens included."""
         encodings = self._tokenizer.encode_batch_fast(texts)
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+
+    def encode_starts(self, texts: list[str], enough: int) -> list[tuple[TokenArray, bool]]:
+        """Ids of as much of each text as matters; see :meth:`TextTokenizer.encode_starts`."""
+        found: dict[int, tuple[TokenArray, bool]] = {}
+        characters = max(FIRST_CHARACTERS, enough * CHARACTERS_PER_TOKEN)
+        while waiting := [number for number in range(len(texts)) if number not in found]:
+            parts = [self._first_part(texts[number], characters) for number in waiting]
+            for number, part, ids in zip(waiting, parts, self.encode(parts), strict=True):
+                is_whole = len(part) == len(texts[number])
+                if is_whole or len(ids) > enough:
+                    found[number] = ids, is_whole
+            characters *= 4
+        return [found[number] for number in range(len(texts))]
+
+    def _first_part(self, text: str, characters: int) -> str:
+        return first_part(text, characters) if self._can_split else text
 
     def prompt_length(self, prompt: str) -> int:
         """Tokens that a prompt takes up at the start of a text, special tokens before it too."""
