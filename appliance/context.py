@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What surrounds every request: its id, and the moment it came in."""
+"""What surrounds every request: its id, the moment it came in, and whether its client stays."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 import uuid
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["RequestContext", "elapsed_milliseconds"]
+from appliance.errors import ClientLeft
+
+__all__ = ["RequestContext", "elapsed_milliseconds", "while_connected"]
+
+Result = TypeVar("Result")
 
 _HEADER = b"x-request-id"
 _ACCEPTABLE = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
@@ -51,3 +58,35 @@ def elapsed_milliseconds(scope: Scope) -> float:
     """Time since a request came in."""
     started: float = scope["state"]["started"]
     return (time.perf_counter() - started) * 1000
+
+
+async def while_connected(receive: Receive, work: Awaitable[Result]) -> Result:
+    """Wait for an answer for as long as there is somebody to read it.
+
+    Args:
+        receive: The request's own, once its body has been read.
+        work: Makes the answer; cancelled if the client leaves.
+
+    Raises:
+        ClientLeft: The connection was closed first.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await receive())["type"] != "http.disconnect":
+            pass  # a server may tell once more that the body has ended
+        left = True
+        task.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if left and not task.uncancel():  # else it is others who have the work cancelled
+            raise ClientLeft("The client closed the connection.") from None
+        raise
+    finally:
+        watcher.cancel()

@@ -12,36 +12,52 @@ dialect under ``compat`` renders it in the shape its own clients read.
     |  +- RequestTooManyTokens   400   all texts of one request together
     +- Unauthenticated           401   no key came with the request
     |  +- UnknownKey             401   a key came, but none that is known here
+    +- PermissionDenied          403   the key is good, but not for this
+    |  +- ModelNotAllowed        403   nor for this model
     +- ModelNotFound             404
     +- RouteNotFound             404
+    +- TokenNotFound             404
     +- MethodNotAllowed          405
     +- Conflict                  409   as things stand, it cannot be done
     +- RequestTimeout            408   the body did not arrive in full
     +- PayloadTooLarge           413
     +- UnsupportedMediaType      415
+    +- ClientLeft                499   nobody is there to read the answer
     +- Overloaded                429   the model's queue is full
+    +- RequestsExceeded          429   the key's quota of requests is used up
+    +- TokensExceeded            429   the key's quota of tokens is used up
+    +- TooManyAttempts           429   too many bad keys came from the same address
     +- InternalError             500   a fault of ours, told without its details
     +- StorageFailed             500   what was to be kept could not be written
     +- ModelUnavailable          503   loading, failed or stopping
+    +- StoreUnavailable          503   the database of tokens does not answer
 """
 
 from __future__ import annotations
 
 __all__ = [
     "ApplianceError",
+    "ClientLeft",
     "Conflict",
     "InputTooLong",
     "InternalError",
     "InvalidRequest",
     "MethodNotAllowed",
+    "ModelNotAllowed",
     "ModelNotFound",
     "ModelUnavailable",
     "Overloaded",
     "PayloadTooLarge",
+    "PermissionDenied",
     "RequestTimeout",
     "RequestTooManyTokens",
+    "RequestsExceeded",
     "RouteNotFound",
     "StorageFailed",
+    "StoreUnavailable",
+    "TokenNotFound",
+    "TokensExceeded",
+    "TooManyAttempts",
     "Unauthenticated",
     "UnknownKey",
     "UnsupportedMediaType",
@@ -93,8 +109,24 @@ class UnknownKey(Unauthenticated):
     """The request carried a bearer token that is not known here."""
 
 
+class PermissionDenied(ApplianceError):
+    """The key is good, but does not have the scope that the route asks for."""
+
+    status = 403
+
+
+class ModelNotAllowed(PermissionDenied):
+    """The key is good, but not for this model."""
+
+
 class ModelNotFound(ApplianceError):
     """No model is served under the name that was asked for."""
+
+    status = 404
+
+
+class TokenNotFound(ApplianceError):
+    """There is no stored token of this id."""
 
     status = 404
 
@@ -135,8 +167,32 @@ class UnsupportedMediaType(ApplianceError):
     status = 415
 
 
+class ClientLeft(ApplianceError):
+    """The connection was closed before the answer was there; no client ever reads of this."""
+
+    status = 499
+
+
 class Overloaded(ApplianceError):
     """The model's waiting room is full; nothing of the request was kept."""
+
+    status = 429
+
+
+class RequestsExceeded(ApplianceError):
+    """The key has had as many requests as it may have in a minute."""
+
+    status = 429
+
+
+class TokensExceeded(ApplianceError):
+    """The key has had as many tokens as it may have in a minute."""
+
+    status = 429
+
+
+class TooManyAttempts(ApplianceError):
+    """Too many requests with bad keys came from the same address."""
 
     status = 429
 
@@ -155,5 +211,11 @@ class StorageFailed(ApplianceError):
 
 class ModelUnavailable(ApplianceError):
     """The model is known but cannot answer now: it is loading, has failed, or the server stops."""
+
+    status = 503
+
+
+class StoreUnavailable(ApplianceError):
+    """The database of tokens cannot be read or written now; nothing has changed."""
 
     status = 503

@@ -14,14 +14,23 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PositiveFloat,
     PositiveInt,
     field_validator,
     model_validator,
 )
 
-__all__ = ["EMBEDDED_PREFIX", "ModelSettings", "TokenIds", "check_keep_alive", "decode_items"]
+__all__ = [
+    "EMBEDDED_PREFIX",
+    "ModelSettings",
+    "TokenIds",
+    "check_keep_alive",
+    "decode_items",
+    "is_hub_name",
+]
 
 EMBEDDED_PREFIX = "embedded:"
+MOST_NAME_CHARACTERS = 256
 MANAGEMENT = "api"
 """First part of the paths by which the server is managed."""
 
@@ -137,6 +146,11 @@ class ModelSettings(BaseModel):
     """Most tokens waiting for this model; a request that would exceed it is answered 429, unless
     nothing else waits."""
 
+    max_queue_seconds: PositiveFloat = 30.0
+    """Longest that a request waits in the queue; one that nothing was computed of by then is
+    answered 429. Gateways commonly give up after 60 seconds; the default leaves half of that for
+    the computing."""
+
     max_batch_tokens: PositiveInt = 16384
     """Most tokens in one forward pass. A CPU works on smaller batches, which its caches hold."""
 
@@ -208,6 +222,11 @@ class ModelSettings(BaseModel):
     @model_validator(mode="after")
     def _names_fit_in_a_url(self) -> Self:
         for name in self.names:
+            if len(name) > MOST_NAME_CHARACTERS:
+                raise ValueError(
+                    f"name {name[:40]!r}... has {len(name)} characters; it may have"
+                    f" {MOST_NAME_CHARACTERS}"
+                )
             if not name or name != name.strip("/ ") or any(c.isspace() or c in "?#%" for c in name):
                 raise ValueError(
                     f"name {name!r} cannot stand in a URL: it needs at least one character, and"
@@ -226,8 +245,22 @@ class ModelSettings(BaseModel):
 def _name_of(model: str) -> str:
     if model.startswith(EMBEDDED_PREFIX):
         return model.removeprefix(EMBEDDED_PREFIX)
-    is_path = model.startswith((".", "/", "~")) or Path(model).is_dir()
-    return Path(model).expanduser().resolve().name if is_path else model
+    if is_hub_name(model):
+        return model
+    try:
+        return Path(model).expanduser().resolve().name
+    except (OSError, RuntimeError) as error:  # there is no such home, or can be no such folder
+        raise ValueError(f"it names no folder: {error}") from None
+
+
+def is_hub_name(model: str) -> bool:
+    """Whether a model comes from the hub, rather than from a folder here or from a package."""
+    if model.startswith((".", "/", "~", EMBEDDED_PREFIX)):
+        return False
+    try:
+        return not Path(model).is_dir()
+    except (OSError, ValueError):  # there can be no such folder
+        return True
 
 
 def decode_items(value: object) -> object:

@@ -6,13 +6,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
+import socket
 from contextlib import suppress
-from functools import partial
 from types import FrameType
 
 import uvicorn
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from appliance.app import create_app
+from appliance.bounded_http import BoundedHttp, allow_many_connections
 from appliance.engine.service import Engine
 from appliance.engine.swap_folder import SwapFolder
 from appliance.idle import watch_idleness
@@ -23,7 +26,20 @@ __all__ = ["serve"]
 logger = logging.getLogger(__name__)
 
 EXIT_FAILED = 1
+EXIT_OF_SIGNAL = 128
+"""What a shell adds to the number of the signal that ended a process."""
+
 KEEP_ALIVE_SECONDS = 75
+LINGER_SECONDS = 3.0
+"""Time after the order to stop in which an idle connection is kept for a request that may be on
+its way; the answer tells the client to close it."""
+
+LOOK_SECONDS = 0.05
+
+ANSWER_SECONDS = 15
+"""Time that is left to answer, with an error, what could not be finished in time."""
+
+_CLOSE = (b"connection", b"close")
 
 
 class ApplianceServer(uvicorn.Server):
@@ -36,20 +52,26 @@ class ApplianceServer(uvicorn.Server):
     def __init__(self, settings: Settings) -> None:
         self._engine: Engine | None = None
         self._watches: list[asyncio.Task[None]] = []
+        self._is_told = False
+        self._drain_seconds = settings.drain_timeout_seconds
         self.exit_code = 0
         super().__init__(
             uvicorn.Config(
-                create_app(settings, on_engine=self._started),
+                self._closing(create_app(settings, on_engine=self._started)),
                 host=settings.host,
                 port=settings.port,
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                http=BoundedHttp,
                 ws="none",
+                ssl_certfile=settings.tls_certificate,
+                ssl_keyfile=settings.tls_key,
                 # Longer than clients keep an idle connection, so that none is closed on a request.
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 lifespan="on",
-                timeout_graceful_shutdown=math.ceil(settings.drain_timeout_seconds),
+                timeout_graceful_shutdown=math.ceil(settings.drain_timeout_seconds)
+                + ANSWER_SECONDS,
             )
         )
 
@@ -59,27 +81,76 @@ class ApplianceServer(uvicorn.Server):
         uvicorn would raise the signal again once it has stopped, and so die of it; to be told to
         stop and to have stopped is no fault.
         """
-        self.force_exit = self.should_exit
-        self.should_exit = True
+        if self._is_told:  # whatever runs or hangs on whatever thread
+            os.write(2, b"told to stop once more: stopping at once\n")
+            os._exit(EXIT_OF_SIGNAL + sig)
+        self._is_told = True
+        self._stop()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish what was accepted, and answer the rest when the time for that is over."""
+        deadline = asyncio.get_running_loop().time() + self._drain_seconds
+        await self._linger()
+        ending = asyncio.create_task(self._end_at(deadline))
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ending.cancel()
+
+    async def _linger(self) -> None:
+        """Wait until each connection was told to close, by an answer to its next request.
+
+        uvicorn closes idle ones without a word, even if a request is on its way.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + min(LINGER_SECONDS, self._drain_seconds)
+        while self.server_state.connections and loop.time() < end:  # noqa: ASYNC110  # no event
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _end_at(self, deadline: float) -> None:
+        await asyncio.sleep(deadline - asyncio.get_running_loop().time())
         if self._engine is not None:
-            self._engine.draining = True
+            logger.warning("drain_timeout_seconds are over; what is not done is answered 503")
+            await self._engine.stop()
+
+    def _closing(self, app: ASGIApp) -> ASGIApp:
+        """Have clients told to close their connections, once the server is told to stop."""
+
+        async def call(scope: Scope, receive: Receive, send: Send) -> None:
+            async def send_and_close(message: Message) -> None:
+                if message["type"] == "http.response.start" and self.should_exit:
+                    kept = [
+                        (name, value) for name, value in message["headers"] if name != _CLOSE[0]
+                    ]
+                    message["headers"] = [*kept, _CLOSE]
+                await send(message)
+
+            await app(scope, receive, send_and_close)
+
+        return call
+
+    @property
+    def hangs(self) -> bool:
+        """Whether a batch goes on though the server has stopped."""
+        return self._engine is not None and self._engine.lifecycle.fleet.hangs
 
     def _started(self, engine: Engine) -> None:
         self._engine = engine
         self._watches = [
             asyncio.create_task(self._stop_if_nothing_loads(engine)),
-            asyncio.create_task(watch_idleness(engine, partial(self._stop, engine))),
+            asyncio.create_task(watch_idleness(engine, self._stop)),
         ]
 
     async def _stop_if_nothing_loads(self, engine: Engine) -> None:
         if await engine.all_failed():
             logger.error("no model could be loaded; stopping")
             self.exit_code = EXIT_FAILED
-            self.should_exit = True
+            self._stop()
 
-    def _stop(self, engine: Engine) -> None:
-        engine.draining = True
+    def _stop(self) -> None:
         self.should_exit = True
+        if self._engine is not None:
+            self._engine.draining = True
 
 
 def serve(settings: Settings) -> int:
@@ -94,17 +165,25 @@ def serve(settings: Settings) -> int:
     )
     for noisy in ("httpx", "httpcore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    if not settings.api_keys and settings.host not in ("127.0.0.1", "::1", "localhost"):
-        logger.warning(
-            "listening on %s without api_keys: whoever reaches the port may use it", settings.host
-        )
+    if settings.auth == "none":
+        logger.warning("auth is none: whoever reaches %s may use the server", settings.host)
     if settings.disk_swap:
         try:
             SwapFolder(settings.swap_folder).close()
         except OSError as error:
             logger.error("swap_dir: %s", error)
             return EXIT_FAILED
+    allow_many_connections()
     server = ApplianceServer(settings)
+    try:
+        server.config.load()
+    except OSError as error:  # ssl.SSLError is one
+        logger.error("tls_certificate, tls_key: %s", error)
+        return EXIT_FAILED
     with suppress(SystemExit):  # uvicorn's way to say that the port is taken
         server.run()
-    return server.exit_code if server.started else EXIT_FAILED
+    code = server.exit_code if server.started else EXIT_FAILED
+    if server.hangs:  # the interpreter would wait for its threads, or trip over them
+        logging.shutdown()
+        os._exit(code)
+    return code

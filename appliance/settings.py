@@ -10,9 +10,11 @@ in :mod:`appliance.configuration`.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BeforeValidator,
@@ -31,6 +33,8 @@ from appliance.model_settings import EMBEDDED_PREFIX, ModelSettings, TokenIds, d
 __all__ = ["EMBEDDED_PREFIX", "ENV_PREFIX", "ModelSettings", "Settings", "TokenIds"]
 
 ENV_PREFIX = "APPLIANCE_"
+_POSTGRESQL = re.compile(r"postgres(ql)?(\+psycopg)?://")
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/?#\s*]+", re.IGNORECASE)
 DEFAULT_MODEL = f"{EMBEDDED_PREFIX}all-MiniLM-L6-v2"
 
 
@@ -79,7 +83,26 @@ class Settings(BaseSettings):
     the per-model settings below."""
 
     api_keys: tuple[SecretStr, ...] = ()
-    """Bearer tokens that may use the API. Unset: no token is asked for."""
+    """Bearer tokens that may do everything, besides those of `appliance token create`."""
+
+    auth: Literal["auto", "required", "none"] = "auto"
+    """Whether requests need a token. `auto`: not on loopback (`127.0.0.1`, `::1`, `localhost`)
+    while `api_keys` is unset, else yes. Where one is needed and none exists, a first one is made
+    and printed to the log."""
+
+    database_url: SecretStr | None = None
+    """PostgreSQL database for tokens, `postgresql://user:password@host/name`, which several
+    instances may share. Unset: a SQLite file in `data_dir`."""
+
+    tls_certificate: Path | None = None
+    """File with the certificate to serve HTTPS with, and its chain, in PEM form. Unset: HTTP."""
+
+    tls_key: Path | None = None
+    """File with the certificate's key. Unset: it is in the file of the certificate."""
+
+    cors_allow_origins: tuple[str, ...] = ()
+    """Origins whose web pages may call the API, such as `https://app.example.com`; `*`: all.
+    Unset: none."""
 
     hf_token: SecretStr | None = None
     """Token for gated or private models on the hub. `HF_TOKEN` works too."""
@@ -113,7 +136,7 @@ class Settings(BaseSettings):
     wait for it; longer for models whose moves take long."""
 
     data_dir: Path | None = None
-    """Folder for what outlives a restart: models that were added at run time."""
+    """Folder for what outlives a restart: models that were added at run time, and tokens."""
 
     idle_time_limit_hours: PositiveFloat | None = None
     """Stop, with exit code 0, after so many hours without a request for an embedding. Unset:
@@ -143,6 +166,10 @@ class Settings(BaseSettings):
     request_timeout_seconds: PositiveFloat = 60.0
     """Longest wait for the rest of a request's body."""
 
+    forward_timeout_seconds: PositiveFloat = 300.0
+    """Time after which a batch under way is taken to hang: its requests are answered 503, and
+    `/health` is red until it ends."""
+
     drain_timeout_seconds: NonNegativeFloat = 30.0
     """Time that accepted work has to finish when the server is told to stop."""
 
@@ -163,10 +190,41 @@ class Settings(BaseSettings):
         parent = spool if spool.is_dir() else Path(tempfile.gettempdir())
         return parent / f"embeddings-appliance-{os.getuid()}"
 
-    @field_validator("api_keys", "secrets_omitted", "environment", mode="before")
+    @field_validator(
+        "api_keys", "cors_allow_origins", "secrets_omitted", "environment", mode="before"
+    )
     @classmethod
     def _decode_strings(cls, value: object) -> object:
         return decode_items(value)
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_of_postgresql(cls, value: SecretStr | None) -> SecretStr | None:
+        # The value may hold a password, so that no message repeats any of it.
+        if value is not None and not _POSTGRESQL.match(value.get_secret_value()):
+            raise ValueError("it must begin with postgresql://")
+        try:
+            _ = value and urlsplit(value.get_secret_value()).port
+        except ValueError:
+            raise ValueError("its host or port is malformed") from None
+        return value
+
+    @field_validator("cors_allow_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin; one is written as https://app.example.com, with no"
+                    " path, or is *"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _has_a_certificate_for_its_key(self) -> Self:
+        if self.tls_key is not None and self.tls_certificate is None:
+            raise ValueError("tls_key is set, but tls_certificate, which it belongs to, is not")
+        return self
 
     @model_validator(mode="after")
     def _parks_in_one_place(self) -> Self:

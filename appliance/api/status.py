@@ -132,7 +132,7 @@ def _instance(engine: Engine) -> InstanceStatus:
         session_id=engine.session_id,
         version=__version__,
         started=moment(engine.started),
-        uptime_seconds=round(now - engine.started, 3),
+        uptime_seconds=round(engine.uptime_seconds, 3),
         state=_state(engine),
         health=engine.status,
         last_action=moment(now - idle),

@@ -23,11 +23,15 @@ class ModelHealth(msgspec.Struct, omit_defaults=True):
     reason: str = ""
 
 
-class Health(msgspec.Struct):
-    """The answer of ``/health`` and ``/ready``."""
+class Health(msgspec.Struct, omit_defaults=True):
+    """The answer of ``/health`` and ``/ready``.
+
+    ``reason`` tells what keeps a device from its work, if anything does.
+    """
 
     status: Literal["ok", "loading", "failed", "stopping"]
     models: list[ModelHealth]
+    reason: str = ""
 
 
 class SystemController(Controller):
@@ -35,7 +39,11 @@ class SystemController(Controller):
 
     @route("/health", http_method=[HttpMethod.GET, HttpMethod.HEAD], sync_to_thread=False)
     def health(self, engine: NamedDependency[Engine]) -> Response[Health]:
-        """200 once every model that can be served has run a forward pass, else 503."""
+        """200 once every model that can be served has run a forward pass, else 503.
+
+        503 again while a device does not work: a batch takes longer than
+        ``forward_timeout_seconds``, or a thread has died and was not replaced yet.
+        """
         return _answer(engine, engine.status)
 
     @route("/ready", http_method=[HttpMethod.GET, HttpMethod.HEAD], sync_to_thread=False)
@@ -50,5 +58,7 @@ def _answer(
     models = [ModelHealth(model.name, model.state, model.reason) for model in engine.models]
     headers = {"retry-after": "1"} if status == "loading" else {}
     return Response(
-        Health(status, models), status_code=200 if status == "ok" else 503, headers=headers
+        Health(status, models, engine.fault),
+        status_code=200 if status == "ok" else 503,
+        headers=headers,
     )

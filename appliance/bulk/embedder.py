@@ -34,6 +34,7 @@ def bulk_settings(settings: Settings, model: ModelSettings) -> Settings:
             "max_concurrent_requests": sys.maxsize,
             "max_request_tokens": sys.maxsize,
             "max_queue_tokens": sys.maxsize,
+            "max_queue_seconds": EVER,
         }
     )
     return settings.model_copy(update={"models": (unbounded,), "model_wait_seconds": EVER})

@@ -6,6 +6,9 @@ Shenker, SIGCOMM '89). A virtual clock runs at the pace at which each request wo
 that wait were served evenly at once. Each request is cut into quanta of at most ``quantum`` tokens,
 and the quantum that would be finished first by that clock goes first. So a short request passes a
 long one's later quanta, and a stream of short ones cannot keep a long one from its share.
+
+Requests of different priority wait in queues of their own. A higher one goes first, and whatever
+it takes while a lower one waits earns that one a small share, so that none waits for ever.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from appliance.engine.types import Job
+from appliance.engine.types import PRIORITIES, Job
 
 __all__ = ["BatchBudget", "FairQueue", "Piece", "length_buckets"]
 
@@ -54,39 +57,95 @@ class _Waiting:
         self.finish = start + tokens
 
 
+class _Class:
+    """Texts of one priority."""
+
+    def __init__(self) -> None:
+        self.heap: list[_Waiting] = []
+        self.earned = 0.0
+        """Tokens that it may have served before those of a higher priority."""
+        self._virtual_time = 0.0
+        self._arrivals = 0
+
+    def add(self, job: Job, quantum: int) -> None:
+        waiting = _Waiting(job, self._arrivals, 0.0)
+        waiting.begin_quantum(self._virtual_time, quantum)
+        heapq.heappush(self.heap, waiting)
+        self._arrivals += 1
+
+    def remove(self, position: int) -> None:
+        del self.heap[position]
+        heapq.heapify(self.heap)
+        if not self.heap:
+            self.earned = 0.0
+
+    @property
+    def next_length(self) -> int:
+        """Tokens of its next text. Only where there is one."""
+        waiting = self.heap[0]
+        return len(waiting.job.texts[waiting.next_index])
+
+    def pop(self, length: int, quantum: int) -> Piece:
+        """Take out the next text, which has so many tokens."""
+        waiting = self.heap[0]
+        piece = Piece(waiting.job, waiting.next_index)
+        self._virtual_time += length / len(self.heap)
+        waiting.next_index += 1
+        if waiting.next_index == len(waiting.job.texts):
+            heapq.heappop(self.heap)
+        elif waiting.next_index == waiting.quantum_end:
+            waiting.begin_quantum(waiting.finish, quantum)
+            heapq.heapreplace(self.heap, waiting)
+        if self.earned:
+            self.earned = max(0.0, self.earned - length) if self.heap else 0.0
+        return piece
+
+
 class FairQueue:
     """Texts that wait for one model.
 
     Args:
         quantum: Tokens that one request may have served in a row while others wait.
+
+    Attributes:
+        tokens: Tokens of all texts that wait.
     """
+
+    SHARE = 1 / 16
+    """What a class is served, while it waits, of each token that goes to higher ones."""
 
     def __init__(self, quantum: int) -> None:
         self.quantum = quantum
-        self._heap: list[_Waiting] = []
-        self._virtual_time = 0.0
-        self._arrivals = 0
         self.tokens = 0
+        self._classes = [_Class() for _ in PRIORITIES]  # highest first
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return sum(len(each.heap) for each in self._classes)
 
     def add(self, job: Job) -> None:
         """Let a job wait. It must have at least one text."""
-        waiting = _Waiting(job, self._arrivals, 0.0)
-        waiting.begin_quantum(self._virtual_time, self.quantum)
-        heapq.heappush(self._heap, waiting)
-        self._arrivals += 1
+        self._classes[PRIORITIES.index(job.priority)].add(job, self.quantum)
         self.tokens += job.tokens
 
-    def discard(self, job: Job) -> None:
-        """Take a job's remaining texts out; nothing happens if it does not wait."""
-        for position, waiting in enumerate(self._heap):
+    def discard(self, job: Job, *, unless_begun: bool = False) -> bool:
+        """Take a job's remaining texts out; nothing happens if it does not wait.
+
+        Args:
+            job: The job.
+            unless_begun: Leave it where a text of it has been taken.
+
+        Returns:
+            Whether anything was taken out.
+        """
+        own = self._classes[PRIORITIES.index(job.priority)]
+        for position, waiting in enumerate(own.heap):
             if waiting.job is job:
+                if unless_begun and waiting.next_index:
+                    return False
                 self.tokens -= sum(len(text) for text in job.texts[waiting.next_index :])
-                del self._heap[position]
-                heapq.heapify(self._heap)
-                return
+                own.remove(position)
+                return True
+        return False
 
     def take(self, max_tokens: int, max_texts: int | None = None) -> list[Piece]:
         """Remove the texts of the next batch.
@@ -102,25 +161,32 @@ class FairQueue:
         """
         pieces: list[Piece] = []
         room = max_tokens
-        while self._heap and (max_texts is None or len(pieces) < max_texts):
-            waiting = self._heap[0]
-            length = len(waiting.job.texts[waiting.next_index])
+        waiting = self._waiting()
+        while waiting and (max_texts is None or len(pieces) < max_texts):
+            chosen = waiting[0] if len(waiting) == 1 else _next_class(waiting)
+            length = chosen.next_length
             if pieces and length > room:
                 break
-            pieces.append(Piece(waiting.job, waiting.next_index))
+            pieces.append(chosen.pop(length, self.quantum))
             room -= length
-            self._advance(waiting, length)
+            self.tokens -= length
+            if len(waiting) > 1:
+                for lower in waiting[waiting.index(chosen) + 1 :]:
+                    lower.earned += length * self.SHARE
+            if not chosen.heap:
+                waiting = self._waiting()
         return pieces
 
-    def _advance(self, waiting: _Waiting, length: int) -> None:
-        self.tokens -= length
-        self._virtual_time += length / len(self._heap)
-        waiting.next_index += 1
-        if waiting.next_index == len(waiting.job.texts):
-            heapq.heappop(self._heap)
-        elif waiting.next_index == waiting.quantum_end:
-            waiting.begin_quantum(waiting.finish, self.quantum)
-            heapq.heapreplace(self._heap, waiting)
+    def _waiting(self) -> list[_Class]:
+        return [each for each in self._classes if each.heap]
+
+
+def _next_class(waiting: Sequence[_Class]) -> _Class:
+    """The highest, unless a lower one has earned the service of its next text."""
+    for each in reversed(waiting[1:]):
+        if each.earned >= each.next_length:
+            return each
+    return waiting[0]
 
 
 class BatchBudget:

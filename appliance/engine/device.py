@@ -6,26 +6,28 @@ so that batches form while the device is busy and a text that arrives alone leav
 accelerator has one worker, which queues a batch's kernels while those of the batch before still
 run. A CPU has several, each with its share of the cores: small batches stay in a core's caches, and
 a worker that loses its core to another process holds up no other.
+
+Whoever owns a device looks after it once in a while: a worker that has died is replaced, and for a
+batch that does not come to an end its requests are answered. See :meth:`Device.look_after`.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from appliance.engine.backend import Backend
-from appliance.engine.batcher import Piece
 from appliance.engine.cores import share_cores
-from appliance.engine.execution import Executor
 from appliance.engine.lane import Lane, Place
-from appliance.errors import ModelUnavailable
+from appliance.engine.worker import Taken, Worker
+from appliance.errors import InternalError, ModelUnavailable
 
 __all__ = ["Device"]
 
@@ -39,18 +41,10 @@ MIN_CPU_SHARE = 64
 MIN_ACCELERATOR_SHARE = 2048
 """Fewer tokens than this are not worth splitting between idle workers."""
 
+STOP_SECONDS = 10.0
+"""Time that batches under way have to end when the device is stopped; they may hang."""
+
 Finish = Callable[[], None]
-
-
-@dataclass(slots=True)
-class Taken:
-    """A batch that a worker has taken."""
-
-    lane: Lane
-    place: Place
-    pieces: list[Piece]
-    executor: Executor
-    started: float = field(default_factory=time.perf_counter)
 
 
 class Device:
@@ -63,6 +57,7 @@ class Device:
         lock: Shared by all devices, and by whoever moves weights.
         look: Called with the lock held whenever a worker looks for work: sees to it that the
             weights come for which work waits. Returns the seconds after which to look again.
+        forward_timeout: Seconds after which a batch is taken to hang.
 
     Attributes:
         name: The device's name.
@@ -78,8 +73,10 @@ class Device:
         cpu_workers: int | None = None,
         lock: threading.Lock | None = None,
         look: Callable[[], float | None] = lambda: None,
+        forward_timeout: float = math.inf,
     ) -> None:
         self.name = name
+        self._forward_timeout = forward_timeout
         self._on_cpu = name == "cpu"
         self._look = look
         self.workers, self.threads_per_worker = share_cores(cpu_workers if self._on_cpu else 1)
@@ -89,32 +86,77 @@ class Device:
         self.lock = threading.Lock() if lock is None else lock
         self._changed = threading.Condition(self.lock)
         self._stopping = False
-        self._threads = [
-            threading.Thread(target=self._work, name=f"{name}-worker-{number}", daemon=True)
-            for number in range(self.workers)
+        self._workers = [
+            Worker(f"{name}-worker-{number}", self._work) for number in range(self.workers)
         ]
 
     def start(self) -> None:
         """Start the workers."""
-        for thread in self._threads:
-            thread.start()
+        for worker in self._workers:
+            worker.thread.start()
 
     def stop(self) -> None:
         """Stop the workers once their current batches are done; whatever waits fails."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
+            tasks = list(self._tasks)
+            self._tasks.clear()
         for lane in list(self._lanes):
             lane.fail_waiting(_stopping(), close=True)
-        for future, _ in self._tasks:
+        for future, _ in tasks:
             future.set_exception(_stopping())
+        end = time.monotonic() + STOP_SECONDS
+        for worker in self._workers:
+            worker.thread.join(max(0.0, end - time.monotonic()))
+        for taken in self._under_way():
+            logger.error("%s: %s did not end", self.name, taken)
+            taken.fail(_stopping())
 
     @property
-    def alive(self) -> bool:
-        """Whether every worker runs."""
-        return all(thread.is_alive() for thread in self._threads)
+    def hangs(self) -> bool:
+        """Whether a worker runs on though the device was stopped."""
+        return self._stopping and any(worker.thread.is_alive() for worker in self._workers)
+
+    @property
+    def fault(self) -> str:
+        """What keeps the device from its work; empty if nothing does."""
+        if any(not worker.thread.is_alive() for worker in self._workers):
+            return f"a worker of {self.name} does not run"
+        late = [taken for taken in self._under_way() if self._is_late(taken)]
+        return f"{self.name} hangs: {self._told(late[0])}" if late else ""
+
+    def look_after(self) -> None:
+        """Replace workers that have died, and answer for batches that take too long."""
+        with self._changed:
+            dead = [worker for worker in self._workers if worker.has_died and not self._stopping]
+            lost = [taken for worker in dead for taken in worker.batches]
+            for taken in lost:
+                taken.place.copy.running -= 1
+            for worker in dead:
+                heir = Worker(worker.thread.name, self._work)
+                self._workers[self._workers.index(worker)] = heir
+                heir.thread.start()
+        for worker in dead:
+            logger.error("%s has died and is replaced", worker.thread.name)
+        for taken in lost:
+            logger.error("%s: %s is lost with its worker", self.name, taken)
+            taken.fail(InternalError("the thread that computed it has died"))
+        for taken in self._under_way():
+            if self._is_late(taken) and not taken.is_given_up:
+                taken.is_given_up = True
+                logger.error("%s hangs: %s", self.name, self._told(taken))
+                taken.fail(ModelUnavailable("The model takes too long to answer.", retry_after=5))
+
+    def _under_way(self) -> list[Taken]:
+        with self._changed:
+            return [taken for worker in self._workers for taken in worker.batches]
+
+    def _is_late(self, taken: Taken) -> bool:
+        return time.perf_counter() - taken.started > self._forward_timeout
+
+    def _told(self, taken: Taken) -> str:
+        return f"{taken} has been under way for more than {self._forward_timeout:g} s"
 
     def batch_tokens(self, backend: Backend, most: int) -> int:
         """Tokens of a model's batches: the most that is set, and no more than is fast."""
@@ -146,16 +188,22 @@ class Device:
         future.set_exception(_stopping())
         return future
 
-    def _work(self) -> None:
+    def _work(self, worker: Worker) -> None:
+        try:
+            self._serve(worker)
+        except BaseException:  # its batches are answered for by whoever looks after the device
+            logger.exception("%s dies", worker.thread.name)
+
+    def _serve(self, worker: Worker) -> None:
         # Not at the top: the port answers before torch is read from disk.
         import torch
 
         torch.set_num_threads(self.threads_per_worker)
         pending: Finish | None = None
-        while (work := self._next(wait=pending is None)) is not None or pending is not None:
+        while (work := self._next(worker, wait=pending is None)) is not None or pending is not None:
             finish: Finish | None = None
             try:
-                finish = self._launch(work) if isinstance(work, Taken) else work and work()
+                finish = self._launch(worker, work) if isinstance(work, Taken) else work and work()
                 if self._on_cpu:  # a batch is ended at once; none is ever pending before it
                     pending, finish = finish, None
                 if pending is not None:
@@ -164,7 +212,7 @@ class Device:
                 logger.exception("a fault of the device's own")
             pending = finish
 
-    def _next(self, *, wait: bool) -> Taken | Callable[[], None] | None:
+    def _next(self, worker: Worker, *, wait: bool) -> Taken | Callable[[], None] | None:
         """What to do next; ``None`` to stop, or where nothing is there and nobody should wait."""
         with self._changed:
             self.idle += 1
@@ -174,6 +222,7 @@ class Device:
                         return partial(_run, *self._tasks.popleft())
                     again = self._look()
                     if (batch := self._next_batch()) is not None:
+                        worker.batches.append(batch)
                         return batch
                     if not wait:
                         return None
@@ -207,7 +256,7 @@ class Device:
         share = -(-lane.queue.tokens // max(1, lane.idle_workers))
         return min(max(share, MIN_CPU_SHARE if self._on_cpu else MIN_ACCELERATOR_SHARE), most)
 
-    def _launch(self, taken: Taken) -> Finish:
+    def _launch(self, worker: Worker, taken: Taken) -> Finish:
         finish = taken.executor.launch(taken.pieces)
 
         def finish_and_count() -> None:
@@ -215,14 +264,15 @@ class Device:
                 if finish is not None:
                     finish()
             finally:
-                self._count(taken)
+                self._count(worker, taken)
 
         return finish_and_count
 
-    def _count(self, taken: Taken) -> None:
+    def _count(self, worker: Worker, taken: Taken) -> None:
         now = time.perf_counter()
         lane, place = taken.lane, taken.place
         with self._changed:
+            worker.batches.remove(taken)
             place.copy.running -= 1
             place.copy.used = now
             place.copy.scratch = taken.executor.backend.scratch_bytes

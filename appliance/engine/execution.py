@@ -177,8 +177,9 @@ def _answer(piece: Piece, vector: npt.NDArray[np.float32]) -> None:
 def fail(job: Job, error: BaseException) -> None:
     """Answer a job with an error, unless it has been answered."""
     with _delivery:
-        first = job.error is None
-        job.error = job.error or error
+        first = job.error is None and job.remaining > 0
+        if first:
+            job.error = error
     if first:
         _finish(job)
 

@@ -151,19 +151,37 @@ class Fleet:
         self.mover.stop()
         for device in self.devices.values():
             device.stop()
-        self.mover.close()
+        if not self.hangs:
+            self.mover.close()
         if self._swap is not None:
             self._swap.close()
 
     @property
-    def alive(self) -> bool:
-        """Whether every device's threads run."""
-        return all(device.alive for device in self.devices.values())
+    def hangs(self) -> bool:
+        """Whether a batch goes on though all was stopped."""
+        return any(device.hangs for device in self.devices.values())
+
+    @property
+    def fault(self) -> str:
+        """What keeps a device from its work; empty if nothing does."""
+        faults = (device.fault for device in list(self.devices.values()))
+        return next((fault for fault in faults if fault), "")
+
+    def look_after(self) -> None:
+        """Repair what can be repaired. To be called once in a while."""
+        for device in list(self.devices.values()):
+            device.look_after()
 
     def _device(self, name: str) -> Device:
         if name not in self.devices:
             workers = self._settings.cpu_workers
-            self.devices[name] = Device(name, workers, self._lock, self.mover.glance)
+            self.devices[name] = Device(
+                name,
+                workers,
+                self._lock,
+                self.mover.glance,
+                self._settings.forward_timeout_seconds,
+            )
             self.devices[name].start()
         return self.devices[name]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -145,6 +145,25 @@ class Lane:
             job.cancelled = True
             self.queue.discard(job)
             self._note_less_work()
+
+    def give_up(self, job: Job, error: Exception) -> None:
+        """Answer a job with an error, unless work on it has begun."""
+        with self._lock:
+            taken_out = self.queue.discard(job, unless_begun=True)
+            if taken_out:
+                self._note_less_work()
+        if taken_out:
+            fail(job, error)
+
+    def fail_jobs(self, jobs: Iterable[Job], error: Exception) -> None:
+        """Answer jobs with an error, unless they have been, and drop what waits of them."""
+        kept = list(jobs)
+        with self._lock:
+            for job in kept:
+                self.queue.discard(job)
+            self._note_less_work()
+        for job in kept:
+            fail(job, error)
 
     def fail_waiting(self, error: Exception, *, close: bool = False) -> None:
         """Answer all that waits with an error.

@@ -14,7 +14,7 @@ from appliance.engine.backend import Backend
 from appliance.engine.calibration import Calibration
 from appliance.engine.copies import Copy, Tier
 from appliance.engine.cores import available_cores
-from appliance.engine.inputs import Inputs, tokenize
+from appliance.engine.inputs import Inputs, check_prompt, tokenize
 from appliance.engine.lane import Lane
 from appliance.engine.prompts import Prompt, choose_prompt
 from appliance.engine.types import EmbedOptions, TokenArray
@@ -141,6 +141,7 @@ class ServedModel:
         """
         loop = asyncio.get_running_loop()
         prompt = choose_prompt(backend.prompts, backend.default_prompt_name, self.settings, options)
+        check_prompt(prompt, inputs, self.settings)
         length = 0
         if prompt:
             measure = backend.tokenizer.prompt_length

@@ -9,10 +9,10 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from typing import Literal, TypeVar
 
+from appliance.engine.asking import Patience, compute
 from appliance.engine.backend import Prepared, Room
 from appliance.engine.calibration import Calibration, read_calibration
 from appliance.engine.catalogue import Catalogue
@@ -30,10 +30,7 @@ from appliance.engine.types import (
     Embedding,
     EmbedOptions,
     FloatMatrix,
-    Job,
     Timings,
-    TokenArray,
-    Vectors,
 )
 from appliance.engine.vectors import finish_vectors
 from appliance.engine.vocabulary import TokenVocabulary
@@ -45,8 +42,10 @@ __all__ = ["Engine", "Loader"]
 
 logger = logging.getLogger(__name__)
 
+CARE_SECONDS = 1.0
+"""How often the devices are looked after."""
+
 Result = TypeVar("Result")
-Finished = TypeVar("Finished", bound=Vectors)
 
 
 def _load_with_torch(
@@ -84,20 +83,39 @@ class Engine:
         self.settings = settings
         self.session_id = str(uuid.uuid4())
         self.started = time.time()
+        self._begun = time.monotonic()
         self.last_action = time.monotonic()
         self.lifecycle = Lifecycle(settings, load or _load_with_torch, self._begin_loading)
         self.catalogue = Catalogue(settings, self.lifecycle, kept)
         self.models = self.catalogue.models
         self._vocabulary = TokenVocabulary(settings.token_vocabulary_dir)
         self._background = ThreadPoolExecutor(1, "background")
+        self._caretaker: asyncio.Task[None] | None = None
+        self._stopped: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to load; returns at once."""
         for model in self.catalogue.first:
             self.lifecycle.begin_loading(model)
+        self._caretaker = asyncio.create_task(self._look_after_devices())
 
     async def stop(self) -> None:
         """Let the batches in flight finish and end every thread."""
+        if self._stopped is None:
+            self._stopped = asyncio.create_task(self._stop())
+        await asyncio.shield(self._stopped)
+
+    async def _look_after_devices(self) -> None:
+        while True:
+            await asyncio.sleep(CARE_SECONDS)
+            try:
+                self.lifecycle.fleet.look_after()
+            except Exception:  # the next time may go better
+                logger.exception("the devices could not be looked after")
+
+    async def _stop(self) -> None:
+        if self._caretaker is not None:
+            self._caretaker.cancel()
         await self.catalogue.stop()
         await self.lifecycle.stop()
         self._background.shutdown(wait=False, cancel_futures=True)
@@ -111,12 +129,22 @@ class Engine:
     @property
     def status(self) -> Literal["ok", "loading", "failed"]:
         """``ok`` once every model that loads at the start has run a forward pass or failed."""
-        if not self.lifecycle.fleet.alive:
+        if self.fault:
             return "failed"
         if self.models and all(model.state == "failed" for model in self.models):
             return "failed"
         first = (model for model in self.catalogue.first if model in self.models)
         return "ok" if all(model.was_tried for model in first) else "loading"
+
+    @property
+    def fault(self) -> str:
+        """What keeps a device from its work; empty if nothing does."""
+        return self.lifecycle.fleet.fault
+
+    @property
+    def uptime_seconds(self) -> float:
+        """Time since it was made, whatever the clock was set to meanwhile."""
+        return time.monotonic() - self._begun
 
     @property
     def idle_seconds(self) -> float:
@@ -191,7 +219,10 @@ class Engine:
             output_dtype=options.output_dtype,
             ranges=ranges,
         )
-        job, vectors = await self._compute(model, lane, texts, unpooled, finish)
+        self._check_queue(model, lane, tokens)
+        job, vectors = await compute(
+            lane, texts, unpooled, finish, options.priority, self._patience(model)
+        )
         assert job.started is not None
         assert job.finished is not None
         timings = Timings(
@@ -226,48 +257,18 @@ class Engine:
             ids, unpooled = await model.tokenize(
                 lane.backend, Inputs(texts), options, self._vocabulary
             )
-            _, vectors = await self._compute(model, lane, ids, unpooled, lambda vectors: vectors)
+            _, vectors = await compute(lane, ids, unpooled, lambda vectors: vectors, "low")
         return vectors
 
-    async def _compute(
-        self,
-        model: ServedModel,
-        lane: Lane,
-        texts: list[TokenArray],
-        unpooled: int,
-        finish: Callable[[FloatMatrix], Finished],
-    ) -> tuple[Job, Finished]:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Finished] = loop.create_future()
-
-        def resolve(vectors: Finished | None, error: BaseException | None) -> None:
-            if future.done():
-                return
-            if vectors is not None:
-                future.set_result(vectors)
-            elif error is not None:
-                future.set_exception(error)
-
-        def done(job: Job) -> None:
-            vectors, error = None, job.error
-            if job.vectors is not None and error is None:
-                try:
-                    vectors = finish(job.vectors)
-                except Exception as fault:  # whatever it is, the request is answered
-                    error = fault
-            with suppress(RuntimeError):  # the loop has closed: nobody waits any more
-                loop.call_soon_threadsafe(resolve, vectors, error)
-
-        job = Job(texts, done, unpooled)
+    def _check_queue(self, model: ServedModel, lane: Lane, tokens: int) -> None:
         waiting = lane.queue.tokens
-        if waiting and waiting + job.tokens > model.settings.max_queue_tokens:
+        if waiting and waiting + tokens > model.settings.max_queue_tokens:
             raise self._overloaded(model, f"{waiting} tokens are waiting")
-        lane.submit(job)
-        try:
-            return job, await future
-        except asyncio.CancelledError:
-            lane.cancel(job)
-            raise
+
+    def _patience(self, model: ServedModel) -> Patience:
+        seconds = model.settings.max_queue_seconds
+        reason = f"the request has waited in the queue for {seconds:g} s"
+        return Patience(seconds, lambda: self._overloaded(model, reason))
 
     def _overloaded(self, model: ServedModel, reason: str) -> Overloaded:
         seconds = model.lane.seconds_to_drain if model.lane else 1.0

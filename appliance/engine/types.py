@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from appliance.settings import TokenIds
 
 __all__ = [
+    "PRIORITIES",
     "Batch",
     "EmbedOptions",
     "Embedding",
@@ -21,6 +22,7 @@ __all__ = [
     "InputType",
     "Job",
     "OutputDtype",
+    "Priority",
     "Timings",
     "TokenArray",
     "TruncationDirection",
@@ -33,6 +35,9 @@ Vectors = FloatMatrix | npt.NDArray[np.int8] | npt.NDArray[np.uint8]
 OutputDtype = Literal["float", "int8", "uint8", "binary", "ubinary"]
 TruncationDirection = Literal["left", "right"]
 InputType = Literal["query", "document"]
+Priority = Literal["high", "normal", "low"]
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)
+"""Highest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,9 @@ class EmbedOptions:
 
     keep_alive: float | None = None
     """Seconds that the model stays loaded after the last request; 0: not at all, -1: for ever."""
+
+    priority: Priority = "normal"
+    """Whether its texts go before or after those of other requests for the same model."""
 
 
 @dataclass(slots=True)
@@ -154,6 +162,7 @@ class Job:
 
     unpooled: int = 0
     """First tokens of each text that are read but not pooled."""
+    priority: Priority = "normal"
     tokens: int = 0
     remaining: int = 0
     vectors: FloatMatrix | None = None

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.engine.batcher import BatchBudget, FairQueue, Piece, length_buckets
-from appliance.engine.types import Job
+from appliance.engine.types import PRIORITIES, Job, Priority
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=12)
 JOBS = st.lists(LENGTHS, min_size=1, max_size=8)
@@ -311,3 +312,77 @@ def test_a_budget_is_never_nothing() -> None:
     for _ in range(5):
         budget.shrink(1)
     assert budget.tokens == 1
+
+
+CLASSES = st.sampled_from(PRIORITIES)
+
+
+def of_class(priority: Priority, *lengths: int) -> Job:
+    made = job(*lengths)
+    made.priority = priority
+    return made
+
+
+@given(st.lists(st.tuples(CLASSES, LENGTHS), min_size=1, max_size=8), QUANTUM, BUDGET)
+def test_every_text_of_every_class_is_served_just_once(
+    asked: list[tuple[Priority, list[int]]], quantum: int, budget: int
+) -> None:
+    jobs = [of_class(priority, *lengths) for priority, lengths in asked]
+    queue = filled(quantum, jobs)
+    served = [(piece.job, piece.index) for batch in batches(queue, budget) for piece in batch]
+    wanted = [(each, index) for each in jobs for index in range(len(each.texts))]
+    assert sorted(served, key=id_and_index) == sorted(wanted, key=id_and_index)
+    assert (queue.tokens, len(queue)) == (0, 0)
+
+
+def id_and_index(served: tuple[Job, int]) -> tuple[int, int]:
+    return id(served[0]), served[1]
+
+
+@pytest.mark.parametrize(("first", "second"), [("high", "normal"), ("normal", "low")])
+def test_a_higher_class_goes_first(first: Priority, second: Priority) -> None:
+    later, sooner = of_class(second, *[5] * 4), of_class(first, *[5] * 4)
+    taken = [p.job for batch in batches(filled(100, [later, sooner]), 10) for p in batch]
+    assert taken == [sooner] * 4 + [later] * 4
+
+
+@given(
+    st.sampled_from(PRIORITIES[1:]),
+    LENGTHS,
+    LENGTHS,
+    QUANTUM,
+    BUDGET,
+)
+def test_a_lower_class_has_its_share_and_no_more_while_higher_ones_have_work(
+    lower: Priority, lengths: list[int], of_others: list[int], quantum: int, budget: int
+) -> None:
+    higher = PRIORITIES[: PRIORITIES.index(lower)]
+    waiting = of_class(lower, *lengths * 100)
+    queue = filled(quantum, [waiting, *(of_class(each, *of_others * 5000) for each in higher)])
+    served = {"higher": 0, "lower": 0}
+    for _ in range(50):
+        for piece in queue.take(budget):
+            served["lower" if piece.job is waiting else "higher"] += piece.length
+        earned = served["higher"] * FairQueue.SHARE
+        assert served["lower"] >= min(waiting.tokens, earned) - max(lengths) - max(of_others)
+        assert served["lower"] <= earned
+
+
+@given(st.integers(1, 50), BUDGET)
+def test_a_class_that_had_nothing_to_do_has_earned_nothing(before: int, budget: int) -> None:
+    queue = filled(60, [of_class("high", *[10] * 2048)])
+    for _ in range(before):
+        queue.take(budget)
+    queue.add(of_class("low", 10, 10))
+    taken = [piece.job.priority for _ in range(16) for piece in queue.take(10)]
+    assert taken == ["high"] * 16
+
+
+def test_a_job_that_has_begun_can_be_left_where_it_is() -> None:
+    begun, whole = job(5, 5), job(5, 5)
+    queue = filled(5, [begun, whole])
+    queue.take(5)
+    assert not queue.discard(begun, unless_begun=True)
+    assert queue.discard(whole, unless_begun=True)
+    assert not queue.discard(whole)
+    assert queue.tokens == 5

@@ -201,7 +201,7 @@ def test_a_worker_outlives_a_fault_of_the_one_who_waits() -> None:
         broken.wait()
         served.submit(after.job)
         after.assert_right()
-        assert device.alive
+        assert not device.fault
 
 
 def test_a_fault_of_the_one_who_waits_does_not_touch_others_in_the_batch() -> None:
@@ -233,7 +233,7 @@ def test_a_stop_lets_the_batch_in_flight_finish_and_fails_what_waits() -> None:
     for ticket in waiting:
         assert isinstance(ticket.wait().error, ModelUnavailable)
         assert ticket.times_done == 1
-    assert not device.alive
+    assert device.fault
 
 
 def test_a_request_that_comes_after_the_stop_fails() -> None:

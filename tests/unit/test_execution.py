@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from appliance.engine.backend import DeviceOutOfMemory
+from appliance.engine.batcher import BatchBudget, Piece
 from appliance.engine.device import Device
-from appliance.engine.execution import Executor
+from appliance.engine.execution import Executor, fail
 from appliance.engine.lane import Lane
 from appliance.engine.types import Batch, FloatMatrix
 from appliance.errors import InternalError
@@ -260,3 +261,13 @@ def test_a_stuck_copy_leaves_the_queue_to_the_others() -> None:
         gate.opened.set()
         first.assert_right()
         until(lambda: not any(copy.running for copy in shared.copies))
+
+
+def test_a_job_that_has_its_vectors_cannot_fail_any_more() -> None:
+    ticket = Ticket(3)
+    finish = Executor("fake", FakeBackend(), BatchBudget(10)).launch([Piece(ticket.job, 0)])
+    assert finish is not None
+    finish()
+    fail(ticket.job, InternalError("too late"))
+    ticket.assert_right()
+    assert ticket.times_done == 1

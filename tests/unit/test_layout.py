@@ -20,7 +20,7 @@ MAX_LINES = 300
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("appliance.__main__", "compat.conformance"),
     ("appliance.cli",),
-    ("appliance.models_command",),
+    ("appliance.models_command", "appliance.token_command"),
     ("appliance.bulk.command",),
     (
         "appliance.bulk.job",
@@ -42,14 +42,25 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("appliance.app",),
     ("appliance.idle",),
     ("appliance.api", "compat.openai"),
-    ("compat.rendering",),
+    ("compat.openai_errors", "compat.rendering"),
     ("appliance.auth", "appliance.bodies", "appliance.context"),
+    ("appliance.access.door",),
+    ("appliance.access.store",),
+    ("appliance.access.attempts", "appliance.access.keyring", "appliance.access.migrations"),
+    ("appliance.access.quotas", "appliance.access.schema", "appliance.access.usage"),
+    ("appliance.access.grants",),
     ("appliance.engine.service",),
     ("appliance.engine.catalogue",),
     ("appliance.engine.lifecycle",),
     ("appliance.engine.fleet", "appliance.engine.served"),
-    ("appliance.engine.calibration", "appliance.engine.inputs", "appliance.engine.survey"),
+    (
+        "appliance.engine.asking",
+        "appliance.engine.calibration",
+        "appliance.engine.inputs",
+        "appliance.engine.survey",
+    ),
     ("appliance.engine.device", "appliance.engine.moving"),
+    ("appliance.engine.worker",),
     ("appliance.engine.lane", "appliance.engine.residency"),
     ("appliance.engine.copies", "appliance.engine.execution"),
     ("appliance.engine.prompts", "appliance.engine.vectors", "appliance.engine.vocabulary"),
@@ -75,7 +86,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "appliance.engine.static",
         "appliance.engine.tokenizer",
     ),
-    ("appliance.engine.registry", "appliance.engine.remote_code", "appliance.engine.weights"),
+    (
+        "appliance.engine.hub",
+        "appliance.engine.registry",
+        "appliance.engine.remote_code",
+        "appliance.engine.splitting",
+        "appliance.engine.weights",
+    ),
     ("appliance.engine.chain",),
     ("appliance.engine.modules",),
     (
@@ -89,8 +106,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("appliance.persistence",),
     ("appliance.configuration",),
     ("appliance.settings",),
-    ("appliance.durable", "appliance.model_settings", "appliance.errors"),
-    ("appliance", "appliance.bulk", "appliance.engine", "compat"),
+    ("appliance.bounded_http", "appliance.durable", "appliance.model_settings", "appliance.errors"),
+    ("appliance", "appliance.access", "appliance.bulk", "appliance.engine", "compat"),
 )
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 EMPTY = LAYERS[-1]
@@ -168,7 +185,7 @@ def test_imports_go_down() -> None:
 
 def test_no_dialect_imports_another() -> None:
     dialects = {name for name in MODULES if name.startswith("compat.") and name.count(".") == 1}
-    dialects -= {"compat.rendering", "compat.conformance"}
+    dialects -= {"compat.openai_errors", "compat.rendering", "compat.conformance"}
     assert not [f for f in OWN_IMPORTS if f.importer in dialects and f.imported in dialects]
 
 
@@ -199,7 +216,8 @@ def test_pure_modules_need_no_torch_and_no_threads(module: str) -> None:
 def test_what_runs_before_the_port_answers_imports_no_torch() -> None:
     check = (
         "import sys, appliance.cli, appliance.server;"
-        "heavy = {'torch', 'transformers', 'tokenizers', 'pyarrow', 'rich'};"
+        "heavy = {'torch', 'transformers', 'tokenizers', 'pyarrow', 'rich', 'sqlalchemy',"
+        "'alembic'};"
         "print(*sorted(heavy & sys.modules.keys()))"
     )
     result = subprocess.run(
