@@ -9,14 +9,17 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from litestar import Litestar, Request, Response, Router
+from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
 
+from appliance.access.door import Door
 from appliance.api.models import ModelsController
 from appliance.api.status import StatusController
 from appliance.api.system import SystemController
-from appliance.auth import BearerGuard
+from appliance.api.tokens import TokensController
+from appliance.auth import Guard, add_quota_headers
 from appliance.context import RequestContext
 from appliance.engine.service import Engine, Loader
 from appliance.errors import (
@@ -30,11 +33,26 @@ from appliance.errors import (
 )
 from appliance.persistence import KeptModels
 from appliance.settings import Settings
-from compat.openai import OpenAIController, render_error
+from compat.openai import OpenAIController
+from compat.openai_errors import render_error
 
 __all__ = ["create_app"]
 
 logger = logging.getLogger(__name__)
+
+_EXPOSED_HEADERS = (
+    "openai-processing-ms",
+    "retry-after",
+    "retry-after-ms",
+    "server-timing",
+    "x-request-id",
+    *(
+        f"x-ratelimit-{what}-{kind}"
+        for what in ("limit", "remaining", "reset")
+        for kind in ("requests", "tokens")
+    ),
+)
+"""Headers that scripts of other origins may read."""
 
 
 def create_app(
@@ -57,10 +75,13 @@ def create_app(
     """
     kept = None if settings.data_dir is None else KeptModels(settings.data_dir)
 
+    door = Door(settings)
+
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         engine = Engine(settings, load, kept)
         app.state.engine = engine
+        door.start()
         await engine.start()
         if on_engine is not None:
             on_engine(engine)
@@ -68,26 +89,49 @@ def create_app(
             yield
         finally:
             await engine.stop()
+            await door.stop()
 
-    guard = BearerGuard([key.get_secret_value() for key in settings.api_keys])
-    guarded = Router(
-        "/", route_handlers=[OpenAIController, ModelsController, StatusController], guards=[guard]
+    dialects = Router("/", route_handlers=[OpenAIController], guards=[Guard("embed")])
+    management = Router(
+        "/",
+        route_handlers=[ModelsController, StatusController, TokensController],
+        guards=[Guard("admin")],
     )
     app = Litestar(
-        route_handlers=[SystemController, guarded],
-        dependencies={"engine": Provide(_engine, sync_to_thread=False)},
+        route_handlers=[SystemController, dialects, management],
+        dependencies={
+            "engine": Provide(_engine, sync_to_thread=False),
+            "door": Provide(_door, sync_to_thread=False),
+        },
         exception_handlers={Exception: _answer_error},
         lifespan=[lifespan],
+        before_send=[add_quota_headers],
+        cors_config=_cors(settings),
         request_max_body_size=None,  # each route that reads a body has a limit of its own
         openapi_config=None,
         logging_config=None,
     )
+    app.state.door = door
     return RequestContext(app)
+
+
+def _cors(settings: Settings) -> CORSConfig | None:
+    """Pages of the origins that are set may call, with keys that they send themselves."""
+    if not settings.cors_allow_origins:
+        return None
+    return CORSConfig(
+        allow_origins=list(settings.cors_allow_origins), expose_headers=list(_EXPOSED_HEADERS)
+    )
 
 
 def _engine(state: State) -> Engine:
     engine: Engine = state.engine
     return engine
+
+
+def _door(state: State) -> Door:
+    door: Door = state.door
+    return door
 
 
 def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:

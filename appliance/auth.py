@@ -1,46 +1,144 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may use the API."""
+"""What the door means to a request: who comes, what they may, and what they have left."""
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from litestar.connection import ASGIConnection
+from litestar.datastructures import MutableScopeHeaders
 from litestar.handlers import BaseRouteHandler
+from litestar.types import Message, Scope
 
-from appliance.errors import Unauthenticated, UnknownKey
+from appliance.access.door import Door
+from appliance.access.grants import Grant
+from appliance.access.grants import Scope as GrantScope
+from appliance.access.quotas import Quota
+from appliance.errors import ModelNotAllowed, PermissionDenied
 
-__all__ = ["BearerGuard"]
+__all__ = ["Guard", "Visit", "add_quota_headers", "visit_of"]
+
+_STATE = "visit"
 
 
-class BearerGuard:
-    """A Litestar guard that asks for one of a few bearer tokens.
+@dataclass(slots=True)
+class Spent:
+    """What a request really used.
 
-    Args:
-        keys: The tokens that are good. None: every request passes, with a token or without.
+    Attributes:
+        tokens: That models read for it; 0 until that is known.
     """
 
-    def __init__(self, keys: Sequence[str]) -> None:
-        self._keys = [key.encode() for key in keys]
+    tokens: int = 0
 
-    def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+
+class Visit:
+    """One request that was let in.
+
+    Args:
+        door: The door.
+        grant: What its key allows.
+        quota: What its key has left, if there is a limit.
+    """
+
+    def __init__(self, door: Door, grant: Grant, quota: Quota | None) -> None:
+        self._door = door
+        self._grant = grant
+        self.quota = quota
+
+    def may_use(self, model: Collection[str]) -> bool:
+        """Whether its key is good for a model that answers to these names."""
+        return self._grant.allows_model(model)
+
+    def check_model(self, model: Collection[str]) -> None:
+        """Refuse a model that its key is not good for.
+
+        Args:
+            model: The names that the model answers to, its own first.
+
+        Raises:
+            ModelNotAllowed: It is not.
+        """
+        if not self.may_use(model):
+            name = next(iter(model))
+            raise ModelNotAllowed(
+                f"Your API key does not have access to the model '{name}'.", param="model"
+            )
+
+    @contextmanager
+    def spending(self, estimate: int) -> Iterator[Spent]:
+        """Count tokens: a guess before the work, what it really took after it.
+
+        Work that fails costs no tokens; its request is counted all the same.
+
+        Raises:
+            TokensExceeded: The quota does not have as many.
+        """
+        if self.quota is not None:
+            self.quota.take_tokens(estimate)
+        spent = Spent()
+        try:
+            yield spent
+        finally:
+            if self.quota is not None:
+                self.quota.correct_tokens(spent.tokens - estimate)
+            self._door.note(self._grant, tokens=spent.tokens)
+
+
+class Guard:
+    """A Litestar guard that lets in who has a key with the right scope.
+
+    The door is the application's: Litestar copies its guards, and all that they hold.
+
+    Args:
+        scope: What the routes behind it ask for.
+    """
+
+    def __init__(self, scope: GrantScope) -> None:
+        self._scope = scope
+
+    async def __call__(
+        self, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler
+    ) -> None:
         """Let the request pass or raise.
 
         Raises:
             Unauthenticated: It carries no bearer token.
-            UnknownKey: It carries one that is not good.
+            UnknownKey: It carries one that is not good, be it unknown, expired or revoked.
+            PermissionDenied: It carries one that lacks the scope.
+            RequestsExceeded: Its key has had too many requests within a minute.
+            TooManyAttempts: Its address has had too many bad keys within a minute.
+            StoreUnavailable: Whether its key is good cannot be told now.
         """
-        if not self._keys:
-            return
-        scheme, _space, given = connection.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not given.strip():
-            raise Unauthenticated(
-                "Missing bearer authentication in header. Send 'Authorization: Bearer YOUR_KEY'."
+        door: Door = connection.app.state.door
+        authorization = connection.headers.get("authorization", "")
+        address = connection.client.host if connection.client else ""
+        grant = await door.let_in(authorization, address)
+        if not grant.allows(self._scope):
+            raise PermissionDenied(
+                f"Your API key lacks the scope '{self._scope}', which this route asks for."
             )
-        token = given.strip().encode()
-        # Every key is compared, so that the time taken tells nothing of which came close.
-        matches = [hmac.compare_digest(token, key) for key in self._keys]
-        if not any(matches):
-            raise UnknownKey("Incorrect API key provided.")
+        works = self._scope == "embed" and connection.scope.get("method") == "POST"
+        quota = door.quotas.of(grant) if works else None
+        connection.scope["state"][_STATE] = Visit(door, grant, quota)
+        if quota is not None:
+            quota.take_request()
+        door.note(grant, requests=1)
+
+
+def visit_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Visit:
+    """The visit of a request that a guard let in."""
+    visit: Visit = connection.scope["state"][_STATE]
+    return visit
+
+
+async def add_quota_headers(message: Message, scope: Scope) -> None:
+    """A Litestar ``before_send`` hook that tells what a key has left, whatever the answer."""
+    visit: Visit | None = scope["state"].get(_STATE)
+    if message["type"] == "http.response.start" and visit is not None and visit.quota is not None:
+        headers = MutableScopeHeaders.from_message(message)
+        for name, value in visit.quota.headers().items():
+            headers[name] = value

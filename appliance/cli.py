@@ -24,6 +24,7 @@ from appliance.configuration import (
     load_settings,
     settings_schema,
 )
+from appliance.model_settings import is_hub_name
 from appliance.persistence import KeptModels, models_file
 from appliance.settings import Settings
 
@@ -39,6 +40,12 @@ _MODELS_ACTIONS = {
     "load": "bring a model's weights to its device",
     "offload": "park a model's weights in RAM or on disk",
     "unload": "give back all that a model takes",
+}
+
+_TOKEN_ACTIONS = {
+    "create": "create a token and print its secret, once",
+    "list": "list the tokens, without their secrets",
+    "revoke": "revoke a token: it opens nothing any more",
 }
 
 
@@ -57,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_command(commands, "serve", "serve models over HTTP", _serve)
     _add_embed(commands)
     _add_models(commands)
+    _add_token(commands)
     config = commands.add_parser("config", help="show, check and move settings")
     actions = config.add_subparsers(metavar="ACTION", required=True)
     _add_command(actions, "show", "print the settings in force, secrets hidden", _show)
@@ -128,6 +136,52 @@ def _models(parsed: argparse.Namespace) -> int:
     return run_models_command(parsed, settings)
 
 
+def _add_token(commands: Any) -> None:
+    text = "create, list and revoke tokens, in the store that the settings name"
+    parser = commands.add_parser("token", help=text, description=text.capitalize() + ".")
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    for action, text in _TOKEN_ACTIONS.items():
+        parser = actions.add_parser(action, help=text, description=text.capitalize() + ".")
+        if action == "create":
+            _add_token_flags(parser)
+        if action == "revoke":
+            parser.add_argument("id", metavar="ID", help="as `token list` shows it")
+        parser.add_argument("--data-dir", type=Path, metavar="DIR", help="as the setting data_dir")
+        parser.add_argument("--config", type=Path, metavar="FILE", help="JSON file with settings")
+        parser.add_argument("--json", action="store_true", help="print JSON")
+        parser.set_defaults(run=_token, action=action)
+
+
+def _add_token_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="what you call it")
+    parser.add_argument(
+        "--scope",
+        action="append",
+        choices=("embed", "admin"),
+        help="what it opens; can be repeated; admin includes embed (default: embed)",
+    )
+    parser.add_argument(
+        "--model", action="append", help="a model it is good for; can be repeated (default: all)"
+    )
+    parser.add_argument("--expires-in", metavar="TIME", help="such as 90m, 12h or 30d")
+    for kind in ("requests", "tokens"):
+        parser.add_argument(
+            f"--{kind}-per-minute", type=int, metavar="N", help=f"most {kind} within a minute"
+        )
+
+
+def _token(parsed: argparse.Namespace) -> int:
+    settings = _told(partial(load_settings, config=parsed.config))
+    if settings is None:
+        return EXIT_BAD_SETTINGS
+    if parsed.data_dir is not None:
+        settings = settings.model_copy(update={"data_dir": parsed.data_dir})
+    # Not at the top: no other command needs the database's libraries.
+    from appliance.token_command import run_token_command
+
+    return run_token_command(parsed, settings)
+
+
 def _settings_or_none(
     flags: CliSettingsSource[Settings], parsed: argparse.Namespace
 ) -> Settings | None:
@@ -178,10 +232,16 @@ def _validate(_: argparse.Namespace, settings: Settings) -> int:
 
 
 def _export(_: argparse.Namespace, settings: Settings) -> int:
-    data = export_settings(settings)
+    commits, loose = _commits(settings)
+    data = export_settings(settings, commits)
     print(json.dumps(data, indent=2))
     for name in data["secrets_omitted"]:
         print(f"appliance: left out, a secret: {name}", file=sys.stderr)
+    for name in loose:
+        print(
+            f"appliance: not pinned to a commit, as no download of it is at hand: {name}",
+            file=sys.stderr,
+        )
     if settings.data_dir is not None and models_file(settings.data_dir).exists():
         print(
             f"appliance: left out: what {models_file(settings.data_dir)} says of models that were"
@@ -189,6 +249,23 @@ def _export(_: argparse.Namespace, settings: Settings) -> int:
             file=sys.stderr,
         )
     return 0
+
+
+def _commits(settings: Settings) -> tuple[dict[str, str], list[str]]:
+    """The commit of each model of the hub, by its name, and the models without a known one."""
+    of_the_hub = [model for model in settings.models if is_hub_name(model.model)]
+    if not of_the_hub:
+        return {}, []
+    os.environ.update(settings.environment)
+    # After the line above: the variables may say where the hub's cache is.
+    from appliance.engine.hub import commit_at_hand
+
+    found = {
+        model.name: commit_at_hand(model.model, model.revision, settings.hub_cache)
+        for model in of_the_hub
+    }
+    known = {name: commit for name, commit in found.items() if commit is not None}
+    return known, [name for name in found if name not in known]
 
 
 def _schema(parsed: argparse.Namespace) -> int:

@@ -64,7 +64,8 @@ def run_models_command(parsed: argparse.Namespace, settings: Settings) -> int:
 
 def _own_url(settings: Settings) -> str:
     """Where a server with these settings is reached from its own machine."""
-    return f"http://{_LOOPBACK.get(settings.host, settings.host)}:{settings.port}"
+    scheme = "http" if settings.tls_certificate is None else "https"
+    return f"{scheme}://{_LOOPBACK.get(settings.host, settings.host)}:{settings.port}"
 
 
 def _ask(client: httpx.Client, method: str, path: str) -> Any:

@@ -8,7 +8,6 @@ OpenAI's own service answers with, and begin with the words that client librarie
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, cast
 
 import msgspec
@@ -16,8 +15,10 @@ from litestar import Controller, Request, Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
+from appliance.access.quotas import estimate_tokens
+from appliance.auth import visit_of
 from appliance.bodies import check_body_size, parse_body, read_json_body
-from appliance.context import elapsed_milliseconds
+from appliance.context import while_connected
 from appliance.engine.inputs import Inputs
 from appliance.engine.served import ServedModel
 from appliance.engine.service import Engine
@@ -26,25 +27,23 @@ from appliance.engine.types import (
     EmbedOptions,
     InputType,
     OutputDtype,
+    Priority,
     TruncationDirection,
 )
-from appliance.errors import (
-    ApplianceError,
-    InvalidRequest,
-    MethodNotAllowed,
-    ModelNotFound,
-    Overloaded,
-    RequestTooManyTokens,
-    UnknownKey,
-)
+from appliance.errors import InvalidRequest, ModelNotFound
 from appliance.settings import TokenIds
+from compat.openai_errors import openai_headers
 from compat.rendering import off_the_loop, render_vector, server_timing
 
-__all__ = ["OpenAIController", "render_error"]
+__all__ = ["OpenAIController"]
 
 
 class EmbeddingRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of ``POST /v1/embeddings``."""
+    """Body of ``POST /v1/embeddings``.
+
+    ``priority`` has words for its classes, since servers with numbers do not agree on which end
+    comes first. While a higher one has work, a lower one gets a sixteenth of what that does.
+    """
 
     input: str | list[str | int | list[int]]
     model: str | None = None
@@ -60,6 +59,7 @@ class EmbeddingRequest(msgspec.Struct, forbid_unknown_fields=True):
     prompt_name: str | None = None
     input_type: InputType | None = None
     keep_alive: float | None = None
+    priority: Priority | None = None
 
 
 class EmbeddingObject(msgspec.Struct):
@@ -100,21 +100,6 @@ class ModelList(msgspec.Struct):
     object: str = "list"
 
 
-class ErrorBody(msgspec.Struct):
-    """What went wrong."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorResponse(msgspec.Struct):
-    """Every error of this dialect."""
-
-    error: ErrorBody
-
-
 _decoder = msgspec.json.Decoder(EmbeddingRequest)
 _encoder = msgspec.json.Encoder()
 
@@ -142,6 +127,8 @@ class OpenAIController(Controller):
         )
         wanted = parse_body(body, _decoder)
         model = _choose_model(engine, owner, name, wanted.model)
+        visit = visit_of(request)
+        visit.check_model(model.names)
         check_body_size(body, model.settings)
         as_base64 = _wants_base64(wanted.encoding_format)
         options = EmbedOptions(
@@ -155,10 +142,15 @@ class OpenAIController(Controller):
             prompt_name=wanted.prompt_name,
             input_type=wanted.input_type,
             keep_alive=wanted.keep_alive,
+            priority=wanted.priority or "normal",
         )
-        result = await engine.embed(model, _inputs(wanted.input), options)
+        inputs = _inputs(wanted.input)
+        with visit.spending(estimate_tokens(inputs.items)) as spent:
+            work = engine.embed(model, inputs, options)
+            result = await while_connected(request.receive, work)
+            spent.tokens = result.tokens
         content = await off_the_loop(engine, result, lambda: _render(result, model.name, as_base64))
-        headers = _headers(request) | {"server-timing": server_timing(result.timings)}
+        headers = openai_headers(request) | {"server-timing": server_timing(result.timings)}
         return Response(content, media_type="application/json", headers=headers)
 
     @get(
@@ -172,10 +164,15 @@ class OpenAIController(Controller):
         owner: FromPath[str | None] = None,
         name: FromPath[str | None] = None,
     ) -> Response[ModelList]:
-        """List the models; under a model's own path, that one."""
-        listed = engine.models if name is None else [engine.model(_joined(owner, name))]
+        """List the models that may be used; under a model's own path, that one."""
+        visit = visit_of(request)
+        if name is None:
+            listed = [model for model in engine.models if visit.may_use(model.names)]
+        else:
+            listed = [engine.model(_joined(owner, name))]
+            visit.check_model(listed[0].names)
         return Response(
-            ModelList([_model_object(model) for model in listed]), headers=_headers(request)
+            ModelList([_model_object(model) for model in listed]), headers=openai_headers(request)
         )
 
     @get(
@@ -194,7 +191,8 @@ class OpenAIController(Controller):
     ) -> Response[ModelObject]:
         """Describe one model, by name or alias."""
         model = engine.model(str(wanted).strip("/"))
-        return Response(_model_object(model), headers=_headers(request))
+        visit_of(request).check_model(model.names)
+        return Response(_model_object(model), headers=openai_headers(request))
 
 
 def _joined(owner: str | None, name: str) -> str:
@@ -256,36 +254,3 @@ def _render(result: Embedding, model: str, as_base64: bool) -> bytes:
         _encoder.encode_into(EmbeddingObject(index, render_vector(row, as_base64)), answer, -1)
     tail = _encoder.encode(ResponseTail(model, Usage(result.tokens, result.tokens)))
     return bytes(answer + b"]," + tail[1:])
-
-
-def _headers(request: Request[Any, Any, Any]) -> dict[str, str]:
-    return {
-        "openai-processing-ms": str(round(elapsed_milliseconds(request.scope))),
-        "openai-version": "2020-10-01",
-    }
-
-
-_TYPES: tuple[tuple[type[ApplianceError], str, str | None], ...] = (
-    (UnknownKey, "invalid_request_error", "invalid_api_key"),
-    (ModelNotFound, "invalid_request_error", "model_not_found"),
-    (RequestTooManyTokens, "max_tokens_per_request", "max_tokens_per_request"),
-    (Overloaded, "requests", "rate_limit_exceeded"),
-    (MethodNotAllowed, "invalid_request_error", "method_not_supported"),
-)
-
-
-def render_error(error: ApplianceError, request: Request[Any, Any, Any]) -> Response[ErrorResponse]:
-    """Write an error as OpenAI's service would.
-
-    Table of statuses, types and codes: seen in the wild, see the README's page on errors.
-    """
-    kind, code = next(
-        ((kind, code) for cls, kind, code in _TYPES if isinstance(error, cls)),
-        ("invalid_request_error" if error.status < 500 else "server_error", None),
-    )
-    headers = _headers(request)
-    if error.retry_after is not None:
-        headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
-        headers["retry-after-ms"] = str(math.ceil(error.retry_after * 1000))
-    body = ErrorBody(error.message, kind, error.param, code)
-    return Response(ErrorResponse(body), status_code=error.status, headers=headers)
