@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from appliance.api.descriptions import ModelDescription, describe, survey
 from appliance.bodies import parse_body, read_json_body
 from appliance.configuration import tell_faults
+from appliance.engine.served import ServedModel
 from appliance.engine.service import Engine
 from appliance.errors import InvalidRequest
 from appliance.settings import ModelSettings
@@ -94,9 +96,7 @@ class ModelsController(Controller):
         owner: FromPath[str | None] = None,
     ) -> Response[ModelDescription]:
         """Have a model's weights on its device; answers once they are."""
-        model = engine.model(_joined(owner, name))
-        await engine.catalogue.load(model)
-        return Response(describe(engine, model))
+        return await _changed(engine, _joined(owner, name), engine.catalogue.load)
 
     @post(["/{name:str}/offload", "/{owner:str}/{name:str}/offload"], status_code=200)
     async def offload(
@@ -106,9 +106,7 @@ class ModelsController(Controller):
         owner: FromPath[str | None] = None,
     ) -> Response[ModelDescription]:
         """Park a model's weights behind its device; answers once they are there."""
-        model = engine.model(_joined(owner, name))
-        await engine.catalogue.offload(model)
-        return Response(describe(engine, model))
+        return await _changed(engine, _joined(owner, name), engine.catalogue.offload)
 
     @post(["/{name:str}/unload", "/{owner:str}/{name:str}/unload"], status_code=200)
     async def unload(
@@ -118,9 +116,15 @@ class ModelsController(Controller):
         owner: FromPath[str | None] = None,
     ) -> Response[ModelDescription]:
         """Give back all that a model takes; answers once that is done."""
-        model = engine.model(_joined(owner, name))
-        await engine.catalogue.unload(model)
-        return Response(describe(engine, model))
+        return await _changed(engine, _joined(owner, name), engine.catalogue.unload)
+
+
+async def _changed(
+    engine: Engine, name: str, change: Callable[[ServedModel], Awaitable[None]]
+) -> Response[ModelDescription]:
+    model = engine.model(name)
+    await change(model)
+    return Response(describe(engine, model))
 
 
 def _joined(owner: str | None, name: str) -> str:
