@@ -9,20 +9,15 @@ import sys
 from typing import Any
 
 import httpx
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from appliance.settings import Settings
+from appliance.tables import new_table, table_console
 
 __all__ = ["run_models_command"]
 
 TIMEOUT_SECONDS = 600.0
 """Longest wait for an answer; a model is loaded from the hub in the meantime, perhaps."""
-
-WIDE = 200
-"""Columns of a table that no terminal limits."""
 
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}  # noqa: S104
 
@@ -91,7 +86,7 @@ def _ask(client: httpx.Client, method: str, path: str) -> Any:
 
 
 def _print_table(models: list[dict[str, Any]]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = new_table()
     for heading in ("name", "state", "on"):
         table.add_column(heading, overflow="fold")
     for heading in ("device MiB", "RAM MiB", "disk MiB", "waiting", "requests", "tokens"):
@@ -109,9 +104,7 @@ def _print_table(models: list[dict[str, Any]]) -> None:
             *(str(model[count]) for count in counts),
             (model["last_used"] or "never")[:19].replace("T", " "),
         )
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console.width = WIDE
+    console = table_console()
     console.print(table)
     for model in models:
         if model["reason"]:

@@ -10,12 +10,9 @@ import re
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from appliance.access.door import NO_STORE, is_open
@@ -23,6 +20,7 @@ from appliance.access.grants import Token, TokenRequest, check_token_request
 from appliance.access.store import TokenStore
 from appliance.errors import ApplianceError, TokenNotFound
 from appliance.settings import Settings
+from appliance.tables import new_table, table_console
 
 __all__ = ["run_token_command"]
 
@@ -30,9 +28,6 @@ Result = TypeVar("Result")
 
 EXIT_FAILED = 1
 EXIT_BAD_FLAGS = 2
-WIDE = 200
-"""Columns of a table that no terminal limits."""
-
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400}
 
 
@@ -144,7 +139,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _print_table(tokens: list[Token]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = new_table()
     for heading in ("id", "name", "begins", "state", "scopes", "models"):
         table.add_column(heading, overflow="fold")
     for heading in ("requests/min", "tokens/min", "requests", "tokens"):
@@ -165,10 +160,7 @@ def _print_table(tokens: list[Token]) -> None:
             _time(token.expires_at),
             _time(token.last_used_at),
         )
-    console: Any = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console.width = WIDE
-    console.print(table)
+    table_console().print(table)
 
 
 def _limit(limit: int | None) -> str:

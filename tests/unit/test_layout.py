@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("appliance.__main__", "compat.conformance"),
     ("appliance.cli",),
     ("appliance.models_command", "appliance.token_command"),
+    ("appliance.tables",),
     ("appliance.bulk.command",),
     (
         "appliance.bulk.job",
