@@ -74,7 +74,6 @@ def create_app(
         SettingsFault: What outlived the last start cannot be read.
     """
     kept = None if settings.data_dir is None else KeptModels(settings.data_dir)
-
     door = Door(settings)
 
     @asynccontextmanager

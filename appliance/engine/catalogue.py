@@ -163,7 +163,7 @@ class Catalogue:
         Raises:
             ModelUnavailable: It is loading, and not done within ``model_wait_seconds``.
         """
-        if not await _until_loaded(model, self._settings.model_wait_seconds):
+        if not await model.until_loaded(self._settings.model_wait_seconds):
             raise ModelUnavailable(f"The model '{model.name}' is still loading.", retry_after=5)
         await self._lifecycle.unload(model)
 
@@ -180,7 +180,7 @@ class Catalogue:
         await model.until(lambda: not model.requests)
         if model.calibration is not None:
             model.calibration.stop()  # or its next texts would have the model loaded anew
-        await _until_loaded(model)  # a request that was tired of waiting may have begun it
+        await model.until_loaded()  # a request that was tired of waiting may have begun it
         await self._lifecycle.unload(model)
         model.tokenizers.shutdown(wait=False)
         self.leaving.discard(model)
@@ -211,11 +211,3 @@ class Catalogue:
             raise StorageFailed(
                 f"Nothing has changed, as {self._kept.path} cannot be written: {error.strerror}."
             ) from error
-
-
-async def _until_loaded(model: ServedModel, seconds: float | None = None) -> bool:
-    """Wait for a load that is under way to end, well or not, and say whether it has."""
-    if model.loading is None:
-        return True
-    ended, _ = await asyncio.wait({model.loading}, timeout=seconds)
-    return bool(ended)

@@ -111,17 +111,13 @@ class Lifecycle:
             self._check_running()
             self._check_cooled_down(model)
             self.begin_loading(model)
-            assert model.loading is not None
-            left = max(0.0, deadline - self._loop.time())
-            loaded, _ = await asyncio.wait({model.loading}, timeout=left)
-            if not loaded:
+            if not await model.until_loaded(max(0.0, deadline - self._loop.time())):
                 raise ModelUnavailable(f"The model '{model.name}' is still loading.", retry_after=5)
         return model.lane
 
     def begin_loading(self, model: ServedModel) -> None:
         """See to it that a model is loaded, or on its way."""
-        if model.lane is None and (model.loading is None or model.loading.done()):
-            model.settled.clear()
+        if model.lane is None and not model.is_loading:
             model.loading = self._start(self._bring_up(model))
 
     async def bring_to_device(self, model: ServedModel) -> None:
@@ -232,7 +228,6 @@ class Lifecycle:
                 took = time.perf_counter() - started
                 logger.info("model %s: ready after %.1f s", model.name, took)
         model.was_tried = True
-        model.settled.set()
 
     def _prepare(self, model: ModelSettings) -> Prepared:
         self.fleet.measure()

@@ -51,11 +51,10 @@ class ServedModel:
         outgoing: The lane that it had, while that is unloaded; it takes no new requests.
         calibration: There as soon as ``lane`` is.
         was_tried: Whether it was loaded or has failed once.
-        settled: Set while it is neither loading nor about to be.
         changed: Set when one of its copies has moved or failed to, or the last user has left, or
             the last request.
         change: Held by whoever loads or unloads it.
-        loading: Loads it.
+        loading: Loads it, or has; ``None`` before the first time.
     """
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -74,7 +73,6 @@ class ServedModel:
         self.outgoing: Lane | None = None
         self.calibration: Calibration | None = None
         self.was_tried = False
-        self.settled = asyncio.Event()
         self.changed = asyncio.Event()
         self.change = asyncio.Lock()
         self.loading: asyncio.Task[None] | None = None
@@ -97,9 +95,14 @@ class ServedModel:
         return self.lane or self.outgoing
 
     @property
+    def is_loading(self) -> bool:
+        """Whether it is on its way from its own files."""
+        return self.loading is not None and not self.loading.done()
+
+    @property
     def state(self) -> ModelState:
         """Where it stands."""
-        if self.loading is not None and not self.loading.done():
+        if self.is_loading:
             return "loading"
         if self.reason:
             return "failed"
@@ -111,6 +114,17 @@ class ServedModel:
             return "loading"
         tiers = {copy.tier for copy in copies}
         return next((state for tier, state in _STATES if tier in tiers), "unloaded")
+
+    async def until_loaded(self, seconds: float | None = None) -> bool:
+        """Wait for a load that is under way to end, well or not, and say whether it has.
+
+        Args:
+            seconds: Longest wait. Unset: for ever.
+        """
+        if self.loading is None:
+            return True
+        ended, _ = await asyncio.wait({self.loading}, timeout=seconds)
+        return bool(ended)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until something holds that depends on copies, users and requests."""

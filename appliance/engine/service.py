@@ -123,7 +123,7 @@ class Engine:
     async def all_failed(self) -> bool:
         """Wait until each model that loads at the start has, and say whether all have failed."""
         for model in self.catalogue.first:
-            await model.settled.wait()
+            await model.until_loaded()
         return bool(self.catalogue.first) and all(model.state == "failed" for model in self.models)
 
     @property
