@@ -7,8 +7,9 @@ import asyncio
 import logging
 import os
 import secrets
+import sqlite3
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from typing import Any, Literal
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
+from filelock import AsyncFileLock
 from sqlalchemy import (
     URL,
     Connection,
@@ -45,6 +47,9 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 5
 """Longest wait for the database, be it for a connection, a lock or an answer."""
+
+MIGRATION_SECONDS = 60
+"""Longest wait for another process that migrates the same file."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -83,12 +88,21 @@ class TokenStore:
     async def migrate(self) -> None:
         """Make the tables, or bring them up to date. One process at a time does, others wait."""
         async with self._told(seconds=None):
-            if self._file is not None:
-                await asyncio.to_thread(_make_private, self._file)
-            async with self._engine.begin() as connection:
-                if connection.dialect.name == "postgresql":
-                    await _lock(connection)
-                await connection.run_sync(_upgrade)
+            if self._file is None:
+                await self._upgrade()
+                return
+            await asyncio.to_thread(self._file.parent.mkdir, parents=True, exist_ok=True)
+            # A file is turned to WAL by who has it alone, and SQLite has nobody wait for that.
+            lock = AsyncFileLock(f"{self._file}.lock", timeout=MIGRATION_SECONDS, mode=0o600)
+            async with lock:
+                await asyncio.to_thread(_prepare, self._file)
+                await self._upgrade()
+
+    async def _upgrade(self) -> None:
+        async with self._engine.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                await _lock(connection)
+            await connection.run_sync(_upgrade)
 
     async def create(self, wanted: TokenRequest) -> tuple[Token, str]:
         """Make a token; the second value is its secret, which is kept nowhere."""
@@ -185,7 +199,8 @@ class TokenStore:
             async with asyncio.timeout(seconds):
                 yield
             self._fault = ""
-        except (SQLAlchemyError, CommandError, OSError) as error:  # OSError: a timeout, too
+        except (SQLAlchemyError, sqlite3.Error, CommandError, OSError) as error:
+            # A timeout, be it of asyncio or of the lock, is an OSError.
             cause = getattr(error, "orig", None) or error
             fault = " ".join(str(cause).split()) or repr(cause)
             if fault != self._fault:
@@ -207,7 +222,6 @@ def _sqlite(file: Path) -> AsyncEngine:
     def connect(connection: Any, _: object) -> None:
         connection.isolation_level = None  # transactions begin as is said below, not implicitly
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")  # readers do not wait for who writes
         cursor.execute("PRAGMA synchronous=FULL")  # what was answered outlives a power cut
         cursor.close()
 
@@ -230,10 +244,12 @@ def _postgresql(url: URL) -> AsyncEngine:
     )
 
 
-def _make_private(file: Path) -> None:
-    """Make the file so that only its owner may read it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+def _prepare(file: Path) -> None:
+    """Make the file so that only its owner may read it, and readers do not wait for writers."""
+    with suppress(FileExistsError):  # and is not opened: to close it would drop SQLite's locks
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    with closing(sqlite3.connect(file, timeout=TIMEOUT_SECONDS)) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
 
 
 async def _lock(connection: AsyncConnection) -> None:
