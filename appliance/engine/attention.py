@@ -242,6 +242,7 @@ def _by_groups(
             enable_gqa=key.shape[1] != query.shape[1],
         )
         output[start:end].unflatten(0, (texts, length)).copy_(attended.transpose(1, 2))
+    output[end:] = 0  # tokens behind the last text belong to none
     return output
 
 

@@ -27,6 +27,7 @@ from appliance.engine.prepack import (
     can_prepack,
     prepack_linears,
     put_back,
+    rounded_rows,
 )
 from appliance.engine.quantization import dequantized
 from appliance.engine.staging import to_device
@@ -124,8 +125,13 @@ class PackedTransformer:
             Shape ``[tokens, hidden]``, texts end to end, and the batch's ``cu_seqlens``, int64,
             both on the device.
         """
+        tokens = len(batch.input_ids)
+        fill = rounded_rows(tokens) - tokens if self.packed and self.prepacked else 0
         ids, positions, cu_seqlens = to_device(
-            self.device, batch.input_ids, self._positions(batch), batch.cu_seqlens
+            self.device,
+            np.pad(batch.input_ids, (0, fill), constant_values=self._padding_id),
+            np.pad(self._positions(batch), (0, fill), constant_values=self._position_offset),
+            batch.cu_seqlens,
         )
         if not self.packed:
             return self._run_padded(batch), cu_seqlens
@@ -136,7 +142,7 @@ class PackedTransformer:
             **{SEGMENTS: Segments.of(torch.from_numpy(batch.lengths), cu_seqlens.int())},
         )
         hidden: torch.Tensor = output.last_hidden_state
-        return hidden[0], cu_seqlens
+        return hidden[0, :tokens], cu_seqlens
 
     def in_float32(self) -> PackedTransformer:
         """A copy that computes in float32, run the same way."""

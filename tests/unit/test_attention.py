@@ -150,6 +150,14 @@ def test_a_layer_that_says_nothing_looks_both_ways() -> None:
     torch.testing.assert_close(packed_together(packed, Layer(None)), one_by_one(packed))
 
 
+def test_tokens_behind_the_last_text_are_left_alone() -> None:
+    packed = tensors(2, 2)
+    filled = [F.pad(tensor, (0, 0, 0, 5), value=torch.inf) for tensor in packed]
+    output = packed_together(filled, Layer(False))
+    torch.testing.assert_close(output[:, : sum(LENGTHS)], one_by_one(packed))
+    assert not output[:, sum(LENGTHS) :].any()
+
+
 def test_transformers_knows_the_function_and_has_no_mask_for_it() -> None:
     assert AttentionInterface()[PACKED] is packed_attention
     assert PACKED not in ALL_MASK_ATTENTION_FUNCTIONS
