@@ -14,16 +14,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
-import json
 import random
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +31,7 @@ import numpy.typing as npt
 from bench_lib.load import make_load
 from bench_lib.machine import machine_line
 from bench_lib.options import weights
+from bench_lib.own_server import serve
 from bench_lib.servers import MODEL
 
 from appliance.engine.residency import TURN_PER_RETURN
@@ -82,37 +80,6 @@ def build_models(folder: Path, count: int) -> dict[str, Path]:
         shutil.copy(weights() / "vocab.txt", path)
         models[path.name] = path
     return models
-
-
-@contextmanager
-def serve(models: Mapping[str, str], **settings: Any) -> Iterator[str]:
-    """A server of its own; its URL once it is healthy."""
-    entries = [{"model": source, "name": name} for name, source in models.items()]
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "config.json"
-        log = Path(folder) / "log"
-        file.write_text(json.dumps({"port": 0, "models": entries, **settings}))
-        command = [sys.executable, "-m", "appliance", "serve", "--config", str(file)]
-        with log.open("w") as stderr:
-            process = subprocess.Popen(command, stderr=stderr)
-        try:
-            yield wait_until_healthy(process, log)
-        finally:
-            process.terminate()
-            if code := process.wait(60):
-                raise SystemExit(f"the server ended with {code}:\n{log.read_text()[-4000:]}")
-
-
-def wait_until_healthy(process: subprocess.Popen[bytes], log: Path) -> str:
-    """The server's URL, once every model has been loaded."""
-    while process.poll() is None:
-        _, found, rest = log.read_text().partition("running on ")
-        if found and "\n" in rest:
-            url = rest.split()[0]
-            if httpx.get(f"{url}/health").status_code == httpx.codes.OK:
-                return url
-        time.sleep(0.2)
-    raise SystemExit(f"the server did not start:\n{log.read_text()[-4000:]}")
 
 
 def vectors_of(answer: httpx.Response) -> Vectors:
@@ -244,17 +211,18 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         built = build_models(Path(folder), options.models)
         models = {MODEL: f"embedded:{MODEL}", **{n: str(path) for n, path in built.items()}}
-        with serve(models) as url:
-            expected = expected_vectors(url, models, texts)
-            roomy = asyncio.run(soak(url, expected, texts, options.clients, options.seconds))
+        entries = [{"model": source, "name": name} for name, source in models.items()]
+        with serve(entries) as server:
+            expected = expected_vectors(server.url, models, texts)
+            roomy = asyncio.run(soak(server.url, expected, texts, options.clients, options.seconds))
         limited = {
             "max_cuda_memory_gib": options.budget / 1024,
             "disk_swap": options.tier == "disk",
             "turn_seconds": options.turn,
         }
-        with serve(models, **limited) as url:
-            tally = asyncio.run(soak(url, expected, texts, options.clients, options.seconds))
-            status = httpx.get(f"{url}/api/status").json()
+        with serve(entries, **limited) as server:
+            tally = asyncio.run(soak(server.url, expected, texts, options.clients, options.seconds))
+            status = httpx.get(f"{server.url}/api/status").json()
     print(report(options, tally, roomy, status))
     return 1 if tally.faults or roomy.faults else 0
 
