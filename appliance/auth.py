@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -69,22 +69,27 @@ class Visit:
             )
 
     @contextmanager
-    def spending(self, estimate: int) -> Iterator[Spent]:
+    def spending(self, estimate: Callable[[], int]) -> Iterator[Spent]:
         """Count tokens: a guess before the work, what it really took after it.
 
         Work that fails costs no tokens; its request is counted all the same.
 
+        Args:
+            estimate: Makes the guess; only asked where there is a quota.
+
         Raises:
             TokensExceeded: The quota does not have as many.
         """
+        guess = 0
         if self.quota is not None:
-            self.quota.take_tokens(estimate)
+            guess = estimate()
+            self.quota.take_tokens(guess)
         spent = Spent()
         try:
             yield spent
         finally:
             if self.quota is not None:
-                self.quota.correct_tokens(spent.tokens - estimate)
+                self.quota.correct_tokens(spent.tokens - guess)
             self._door.note(self._grant, tokens=spent.tokens)
 
 

@@ -174,9 +174,18 @@ class ClientLeft(ApplianceError):
 
 
 class Overloaded(ApplianceError):
-    """The model's waiting room is full; nothing of the request was kept."""
+    """The model's waiting room is full; nothing of the request was kept.
+
+    Attributes:
+        bound: What was exceeded, in a word for those who count: ``too_many_requests``,
+            ``queue_full``, ``would_wait_too_long``, ``waited_too_long``.
+    """
 
     status = 429
+
+    def __init__(self, message: str, *, bound: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.bound = bound
 
 
 class RequestsExceeded(ApplianceError):

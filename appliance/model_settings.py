@@ -147,9 +147,10 @@ class ModelSettings(BaseModel):
     nothing else waits."""
 
     max_queue_seconds: PositiveFloat = 30.0
-    """Longest that a request waits in the queue; one that nothing was computed of by then is
-    answered 429. Gateways commonly give up after 60 seconds; the default leaves half of that for
-    the computing."""
+    """Longest that a request waits in the queue; one that would have to wait longer, at the pace
+    so far, is answered 429 at once, and one that nothing was computed of by then likewise.
+    Gateways commonly give up after 60 seconds; the default leaves half of that for the computing.
+    """
 
     max_batch_tokens: PositiveInt = 16384
     """Most tokens in one forward pass. A CPU works on smaller batches, which its caches hold."""
@@ -194,9 +195,10 @@ class ModelSettings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _default_name(cls, data: Any) -> Any:
-        if isinstance(data, dict) and not data.get("name") and isinstance(data.get("model"), str):
-            data = {**data, "name": _name_of(data["model"])}
-        return data
+        if not isinstance(data, dict) or data.get("name", "") != "":
+            return data
+        model = data.get("model")
+        return {**data, "name": _name_of(model)} if isinstance(model, str) else data
 
     @model_validator(mode="after")
     def _placement_is_possible(self) -> Self:

@@ -8,97 +8,49 @@ OpenAI's own service answers with, and begin with the words that client librarie
 
 from __future__ import annotations
 
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import msgspec
 from litestar import Controller, Request, Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 
-from appliance.access.quotas import estimate_tokens
 from appliance.auth import visit_of
 from appliance.bodies import check_body_size, parse_body, read_json_body
 from appliance.context import while_connected
 from appliance.engine.inputs import Inputs
 from appliance.engine.served import ServedModel
 from appliance.engine.service import Engine
-from appliance.engine.types import (
-    Embedding,
-    EmbedOptions,
-    InputType,
-    OutputDtype,
-    Priority,
-    TruncationDirection,
+from appliance.engine.types import Embedding, EmbedOptions
+from appliance.errors import (
+    InputTooLong,
+    InvalidRequest,
+    ModelNotAllowed,
+    ModelNotFound,
+    ModelUnavailable,
+    Overloaded,
+    RequestsExceeded,
+    RequestTooManyTokens,
+    TokensExceeded,
 )
-from appliance.errors import InvalidRequest, ModelNotFound
-from appliance.settings import TokenIds
+from appliance.openapi.headers import OPENAI_HEADERS, QUOTA_HEADERS
+from appliance.openapi.operations import operation
+from appliance.telemetry.middleware import EMBEDS
+from appliance.telemetry.notes import note_encoding
 from compat.openai_errors import openai_headers
+from compat.openai_types import (
+    ENCODING_FORMATS,
+    EmbeddingObject,
+    EmbeddingRequest,
+    EmbeddingResponse,
+    ModelList,
+    ModelObject,
+    ResponseTail,
+    Usage,
+)
 from compat.rendering import off_the_loop, render_vector, server_timing
 
 __all__ = ["OpenAIController"]
-
-
-class EmbeddingRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of ``POST /v1/embeddings``.
-
-    ``priority`` has words for its classes, since servers with numbers do not agree on which end
-    comes first. While a higher one has work, a lower one gets a sixteenth of what that does.
-    """
-
-    input: str | list[str | int | list[int]]
-    model: str | None = None
-    encoding_format: str | None = None
-    dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    user: str | None = None
-    normalize: bool | None = None
-    output_dtype: OutputDtype | None = None
-    truncate: bool | None = None
-    truncation_direction: TruncationDirection | None = None
-    token_encoding: TokenIds | None = None
-    prompt: str | None = None
-    prompt_name: str | None = None
-    input_type: InputType | None = None
-    keep_alive: float | None = None
-    priority: Priority | None = None
-
-
-class EmbeddingObject(msgspec.Struct):
-    """One vector, as :func:`~compat.rendering.render_vector` gives it."""
-
-    index: int
-    embedding: memoryview | msgspec.Raw
-    object: str = "embedding"
-
-
-class Usage(msgspec.Struct):
-    """Tokens that the model saw, special tokens included."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
-class ResponseTail(msgspec.Struct):
-    """What follows ``object`` and ``data`` in the answer of ``POST /v1/embeddings``."""
-
-    model: str
-    usage: Usage
-
-
-class ModelObject(msgspec.Struct):
-    """One model, as ``/v1/models`` lists it."""
-
-    id: str
-    created: int
-    owned_by: str
-    object: str = "model"
-
-
-class ModelList(msgspec.Struct):
-    """Answer of ``GET /v1/models``."""
-
-    data: list[ModelObject]
-    object: str = "list"
-
 
 _decoder = msgspec.json.Decoder(EmbeddingRequest)
 _encoder = msgspec.json.Encoder()
@@ -110,9 +62,26 @@ class OpenAIController(Controller):
     A hub name has a slash in it, hence the two forms ``/{name}/v1`` and ``/{owner}/{name}/v1``.
     """
 
+    tags = ("Embeddings",)
+
     @post(
         ["/v1/embeddings", "/{name:str}/v1/embeddings", "/{owner:str}/{name:str}/v1/embeddings"],
         status_code=200,
+        opt={EMBEDS: True},
+        operation_class=operation(
+            InputTooLong,
+            RequestTooManyTokens,
+            ModelNotAllowed,
+            ModelNotFound,
+            Overloaded,
+            RequestsExceeded,
+            TokensExceeded,
+            ModelUnavailable,
+            body=EmbeddingRequest,
+            example={"model": "all-MiniLM-L6-v2", "input": ["Hello, world"]},
+            answers={200: EmbeddingResponse},
+            headers=(*OPENAI_HEADERS, "server-timing", *QUOTA_HEADERS),
+        ),
     )
     async def embeddings(
         self,
@@ -121,7 +90,10 @@ class OpenAIController(Controller):
         owner: FromPath[str | None] = None,
         name: FromPath[str | None] = None,
     ) -> Response[bytes]:
-        """Embed texts."""
+        """Embed texts.
+
+        Fields beside OpenAI's own are extensions; OpenAI's SDKs pass them by ``extra_body``.
+        """
         body = await read_json_body(
             request, engine.settings.request_timeout_seconds, engine.largest_payload
         )
@@ -131,6 +103,7 @@ class OpenAIController(Controller):
         visit.check_model(model.names)
         check_body_size(body, model.settings)
         as_base64 = _wants_base64(wanted.encoding_format)
+        note_encoding("base64" if as_base64 else "float")
         options = EmbedOptions(
             dimensions=wanted.dimensions,
             normalize=wanted.normalize,
@@ -145,7 +118,7 @@ class OpenAIController(Controller):
             priority=wanted.priority or "normal",
         )
         inputs = _inputs(wanted.input)
-        with visit.spending(estimate_tokens(inputs.items)) as spent:
+        with visit.spending(lambda: inputs.estimated_tokens) as spent:
             work = engine.embed(model, inputs, options)
             result = await while_connected(request.receive, work)
             spent.tokens = result.tokens
@@ -156,6 +129,7 @@ class OpenAIController(Controller):
     @get(
         ["/v1/models", "/{name:str}/v1/models", "/{owner:str}/{name:str}/v1/models"],
         sync_to_thread=False,
+        operation_class=operation(ModelNotAllowed, ModelNotFound, headers=OPENAI_HEADERS),
     )
     def models(
         self,
@@ -182,6 +156,7 @@ class OpenAIController(Controller):
             "/{owner:str}/{name:str}/v1/models/{wanted:path}",
         ],
         sync_to_thread=False,
+        operation_class=operation(ModelNotAllowed, ModelNotFound, headers=OPENAI_HEADERS),
     )
     def one_model(
         self,
@@ -220,10 +195,10 @@ def _inputs(value: str | list[str | int | list[int]]) -> Inputs:
 
 
 def _wants_base64(encoding_format: str | None) -> bool:
-    if encoding_format not in (None, "float", "base64"):
+    if encoding_format not in (None, *ENCODING_FORMATS):
         raise InvalidRequest(
             f"Invalid value for 'encoding_format' = {encoding_format}. Supported values:"
-            " ['float', 'base64'].",
+            f" {list(ENCODING_FORMATS)}.",
             param="encoding_format",
         )
     return encoding_format == "base64"

@@ -29,7 +29,14 @@ __all__ = ["openai_headers", "render_error"]
 
 
 class ErrorBody(msgspec.Struct):
-    """What went wrong."""
+    """What went wrong.
+
+    Attributes:
+        message: For people.
+        type: Kind of error.
+        param: Path of the field that is at fault, if one is: ``input[3]``.
+        code: Kind of error, closer.
+    """
 
     message: str
     type: str
@@ -38,7 +45,11 @@ class ErrorBody(msgspec.Struct):
 
 
 class ErrorResponse(msgspec.Struct):
-    """Every error of this dialect."""
+    """Every error of this dialect.
+
+    Attributes:
+        error: What went wrong.
+    """
 
     error: ErrorBody
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -35,12 +36,16 @@ def render_vector(vector: npt.NDArray[Any], as_base64: bool) -> memoryview | msg
 
 async def off_the_loop(engine: Engine, result: Embedding, render: Callable[[], bytes]) -> bytes:
     """Write an answer; a large one on another thread, so that the event loop stays free."""
-    if result.vectors.size <= INLINE_NUMBERS:
-        return render()
-    return await engine.in_background(render)
+    timings = result.timings
+    timings.began_to_encode = time.perf_counter()
+    answer = (
+        render() if result.vectors.size <= INLINE_NUMBERS else await engine.in_background(render)
+    )
+    timings.encode = time.perf_counter() - timings.began_to_encode
+    return answer
 
 
 def server_timing(timings: Timings) -> str:
     """Where the time went, in milliseconds (https://www.w3.org/TR/server-timing/)."""
-    parts = {name: getattr(timings, name) for name in ("tokenize", "queue", "forward")}
+    parts = {name: getattr(timings, name) for name in ("tokenize", "queue", "forward", "encode")}
     return ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in parts.items())

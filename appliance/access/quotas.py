@@ -6,19 +6,17 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from appliance.access.grants import Grant
 from appliance.errors import RequestsExceeded, TokensExceeded
 
-__all__ = ["Bucket", "Quota", "Quotas", "estimate_tokens"]
+__all__ = ["Bucket", "Quota", "Quotas"]
 
 Clock = Callable[[], float]
 
 MINUTE = 60.0
 MOST_QUOTAS = 10_000
-CHARACTERS_PER_TOKEN = 4
-"""Of English text, roughly; what a text really came to replaces the estimate afterwards."""
 
 
 class Bucket:
@@ -160,14 +158,6 @@ class Quotas:
             del self._quotas[id_]
         if len(self._quotas) >= MOST_QUOTAS:
             self._quotas.popitem(last=False)
-
-
-def estimate_tokens(items: Sequence[str] | Sequence[Sequence[int]]) -> int:
-    """Guess how many tokens a model will read, before a tokenizer has seen them."""
-    return sum(
-        math.ceil(len(item) / CHARACTERS_PER_TOKEN) if isinstance(item, str) else len(item)
-        for item in items
-    )
 
 
 def _reached(kind: str, bucket: Bucket, wanted: int, wait: float) -> str:

@@ -37,6 +37,7 @@ async def compute(
     finish: Callable[[FloatMatrix], Finished],
     priority: Priority = "normal",
     patience: Patience | None = None,
+    trace: object | None = None,
 ) -> tuple[Job, Finished]:
     """Have texts computed. Whoever is cancelled meanwhile takes back what still waits.
 
@@ -47,13 +48,14 @@ async def compute(
         finish: Makes the answer of the vectors; on a worker's thread.
         priority: Class among the jobs that wait.
         patience: How long it may wait. Unset: for ever.
+        trace: As in :class:`~appliance.engine.types.Job`.
 
     Returns:
         The job, and what ``finish`` made.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Finished] = loop.create_future()
-    job = Job(texts, lambda job: _hand_over(job, finish, loop, future), unpooled, priority)
+    job = Job(texts, lambda job: _hand_over(job, finish, loop, future), unpooled, priority, trace)
     lane.submit(job)
     timer: asyncio.TimerHandle | None = None
     if patience is not None:

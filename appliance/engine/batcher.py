@@ -17,7 +17,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from appliance.engine.types import PRIORITIES, Job
+from appliance.engine.types import PRIORITIES, Job, Priority
 
 __all__ = ["BatchBudget", "FairQueue", "Piece", "length_buckets"]
 
@@ -41,6 +41,10 @@ class _Waiting:
     order: int
     finish: float
     """Virtual time at which the current quantum would be finished under even service."""
+    start: float = 0.0
+    """Virtual time at which it would be begun."""
+    tokens: int = 0
+    """Tokens that wait."""
     next_index: int = 0
     quantum_end: int = 0
     """Index of the first text behind the current quantum."""
@@ -54,6 +58,7 @@ class _Waiting:
         while self.quantum_end < len(texts) and tokens < quantum:
             tokens += len(texts[self.quantum_end])
             self.quantum_end += 1
+        self.start = start
         self.finish = start + tokens
 
 
@@ -68,10 +73,21 @@ class _Class:
         self._arrivals = 0
 
     def add(self, job: Job, quantum: int) -> None:
-        waiting = _Waiting(job, self._arrivals, 0.0)
+        waiting = _Waiting(job, self._arrivals, 0.0, tokens=job.tokens)
         waiting.begin_quantum(self._virtual_time, quantum)
         heapq.heappush(self.heap, waiting)
         self._arrivals += 1
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all its texts."""
+        return sum(waiting.tokens for waiting in self.heap)
+
+    def tokens_before(self, tokens: int) -> int:
+        """Tokens that would be served before as many of a job that came now."""
+        end = self._virtual_time + tokens
+        # What goes past the end of its quantum begins another, at the same pace.
+        return sum(max(0, min(waiting.tokens, int(end - waiting.start))) for waiting in self.heap)
 
     def remove(self, position: int) -> None:
         del self.heap[position]
@@ -91,6 +107,7 @@ class _Class:
         piece = Piece(waiting.job, waiting.next_index)
         self._virtual_time += length / len(self.heap)
         waiting.next_index += 1
+        waiting.tokens -= length
         if waiting.next_index == len(waiting.job.texts):
             heapq.heappop(self.heap)
         elif waiting.next_index == waiting.quantum_end:
@@ -142,10 +159,21 @@ class FairQueue:
             if waiting.job is job:
                 if unless_begun and waiting.next_index:
                     return False
-                self.tokens -= sum(len(text) for text in job.texts[waiting.next_index :])
+                self.tokens -= waiting.tokens
                 own.remove(position)
                 return True
         return False
+
+    def tokens_before(self, tokens: int, priority: Priority) -> int:
+        """Tokens that would be served before the first quantum of a job that came now.
+
+        Args:
+            tokens: Of the job.
+            priority: Of the job.
+        """
+        own = PRIORITIES.index(priority)
+        higher = sum(each.tokens for each in self._classes[:own])
+        return higher + self._classes[own].tokens_before(min(tokens, self.quantum))
 
     def take(self, max_tokens: int, max_texts: int | None = None) -> list[Piece]:
         """Remove the texts of the next batch.

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from appliance.engine.lifecycle import Lifecycle
 from appliance.engine.served import ServedModel
@@ -41,6 +41,7 @@ class Catalogue:
         self.first = [model for model in self.models if model.settings.eager]
         self.leaving: set[ServedModel] = set()
         self._settings = settings
+        self._configured = settings.models
         self._lifecycle = lifecycle
         self._kept = kept
         self._by_name = {name: model for model in self.models for name in model.names}
@@ -59,6 +60,12 @@ class Catalogue:
         raise ModelNotFound(
             f"The model '{name}' does not exist. Served here: {known}.", param="model"
         )
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens that wait for a device, of all models together."""
+        models = (*self.models, *self.leaving)
+        return sum(model.lane.queue.tokens for model in models if model.lane is not None)
 
     def is_kept(self, model: ServedModel) -> bool:
         """Whether a model was added for good."""
@@ -115,17 +122,60 @@ class Catalogue:
         async with self._changing:
             model = self.find(name)
             if persist:
-                configured = self._settings.models
+                configured = self._configured
                 await self._keep(lambda kept: kept.remove(model.name, configured))
-            self.models.remove(model)
-            for answered in model.names:
-                del self._by_name[answered]
-            self.leaving.add(model)
-        task = asyncio.create_task(self._leave(model))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            task = self._withdraw(model)
         await asyncio.wait({task}, timeout=self._settings.model_wait_seconds)
         return model
+
+    async def replace(
+        self,
+        wanted: Sequence[ModelSettings],
+        commits: Mapping[str, str],
+        keep: Callable[[], None],
+    ) -> bool:
+        """Serve these models, in this order, and no others. Those that stay the same stay loaded.
+
+        What the others had accepted is answered behind the call.
+
+        Args:
+            wanted: The models.
+            commits: By the name of a model that is served, the commit of the hub that it is of; one
+                that is wanted at this commit is the same.
+            keep: Makes the change last; blocks. It comes first.
+
+        Returns:
+            Whether anything has changed.
+
+        Raises:
+            StorageFailed: ``keep`` raised :class:`OSError`; nothing has changed.
+        """
+        async with self._changing:
+            try:
+                await asyncio.to_thread(keep)
+            except OSError as error:
+                raise StorageFailed(
+                    f"Nothing has changed, as the configuration cannot be written: {error}."
+                ) from error
+            before = list(self.models)
+            staying = {
+                settings.name: model
+                for settings in wanted
+                for model in before
+                if _is_same(model.settings, settings, commits.get(model.name))
+            }
+            for model in before:
+                if model not in staying.values():
+                    self._withdraw(model)
+            self.models[:] = [
+                staying.get(settings.name) or ServedModel(settings) for settings in wanted
+            ]
+            self._by_name = {name: model for model in self.models for name in model.names}
+            self._configured = tuple(wanted)
+        for model in self.models:
+            if model not in before and model.settings.eager:
+                self._lifecycle.begin_loading(model)
+        return self.models != before
 
     async def load(self, model: ServedModel) -> None:
         """Have a model's weights on its device.
@@ -176,6 +226,16 @@ class Catalogue:
                 model.calibration.stop()
             model.tokenizers.shutdown(wait=False, cancel_futures=True)
 
+    def _withdraw(self, model: ServedModel) -> asyncio.Task[None]:
+        self.models.remove(model)
+        for answered in model.names:
+            del self._by_name[answered]
+        self.leaving.add(model)
+        task = asyncio.create_task(self._leave(model))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
     async def _leave(self, model: ServedModel) -> None:
         await model.until(lambda: not model.requests)
         if model.calibration is not None:
@@ -211,3 +271,11 @@ class Catalogue:
             raise StorageFailed(
                 f"Nothing has changed, as {self._kept.path} cannot be written: {error.strerror}."
             ) from error
+
+
+def _is_same(served: ModelSettings, wanted: ModelSettings, commit: str | None) -> bool:
+    """Whether a model is served as it is wanted."""
+    before, after = served.model_dump(), wanted.model_dump()
+    if commit is not None and wanted.revision == commit:
+        before["revision"] = commit
+    return before == after

@@ -20,14 +20,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from functools import partial
 from typing import Any
 
 from appliance.engine.backend import Backend
 from appliance.engine.cores import share_cores
-from appliance.engine.lane import Lane, Place
-from appliance.engine.worker import Taken, Worker
-from appliance.errors import InternalError, ModelUnavailable
+from appliance.engine.lane import Lane, Place, stuck_error
+from appliance.engine.watching import UNWATCHED, Watcher
+from appliance.engine.worker import Crew, Taken, Task, Worker
+from appliance.errors import ModelUnavailable
 
 __all__ = ["Device"]
 
@@ -57,7 +57,8 @@ class Device:
         lock: Shared by all devices, and by whoever moves weights.
         look: Called with the lock held whenever a worker looks for work: sees to it that the
             weights come for which work waits. Returns the seconds after which to look again.
-        forward_timeout: Seconds after which a batch is taken to hang.
+        forward_timeout: Seconds after which a batch or a task is taken to hang.
+        watcher: Told of each batch.
 
     Attributes:
         name: The device's name.
@@ -74,26 +75,24 @@ class Device:
         lock: threading.Lock | None = None,
         look: Callable[[], float | None] = lambda: None,
         forward_timeout: float = math.inf,
+        watcher: Watcher = UNWATCHED,
     ) -> None:
         self.name = name
-        self._forward_timeout = forward_timeout
+        self._watcher = watcher
         self._on_cpu = name == "cpu"
         self._look = look
         self.workers, self.threads_per_worker = share_cores(cpu_workers if self._on_cpu else 1)
         self.idle = 0
         self._lanes: deque[Lane] = deque()
-        self._tasks: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._tasks: deque[Task] = deque()
         self.lock = threading.Lock() if lock is None else lock
         self._changed = threading.Condition(self.lock)
         self._stopping = False
-        self._workers = [
-            Worker(f"{name}-worker-{number}", self._work) for number in range(self.workers)
-        ]
+        self._crew = Crew(name, self.workers, self._work, self.lock, forward_timeout)
 
     def start(self) -> None:
         """Start the workers."""
-        for worker in self._workers:
-            worker.thread.start()
+        self._crew.start()
 
     def stop(self) -> None:
         """Stop the workers once their current batches are done; whatever waits fails."""
@@ -104,59 +103,41 @@ class Device:
             self._tasks.clear()
         for lane in list(self._lanes):
             lane.fail_waiting(_stopping(), close=True)
-        for future, _ in tasks:
-            future.set_exception(_stopping())
-        end = time.monotonic() + STOP_SECONDS
-        for worker in self._workers:
-            worker.thread.join(max(0.0, end - time.monotonic()))
-        for taken in self._under_way():
-            logger.error("%s: %s did not end", self.name, taken)
-            taken.fail(_stopping())
+        for task in tasks:
+            task.fail(_stopping())
+        self._crew.stop(STOP_SECONDS, _stopping())
 
     @property
     def hangs(self) -> bool:
         """Whether a worker runs on though the device was stopped."""
-        return self._stopping and any(worker.thread.is_alive() for worker in self._workers)
+        return self._stopping and self._crew.is_alive
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether each of its workers hangs. Called with the lock held."""
+        return self._crew.is_stuck
 
     @property
     def fault(self) -> str:
         """What keeps the device from its work; empty if nothing does."""
-        if any(not worker.thread.is_alive() for worker in self._workers):
-            return f"a worker of {self.name} does not run"
-        late = [taken for taken in self._under_way() if self._is_late(taken)]
-        return f"{self.name} hangs: {self._told(late[0])}" if late else ""
+        return self._crew.fault
 
     def look_after(self) -> None:
-        """Replace workers that have died, and answer for batches that take too long."""
+        """Replace workers that have died, and answer for what takes too long."""
+        if self._stopping:
+            return
+        self._crew.replace()
+        self._crew.give_up_late()
         with self._changed:
-            dead = [worker for worker in self._workers if worker.has_died and not self._stopping]
-            lost = [taken for worker in dead for taken in worker.batches]
-            for taken in lost:
-                taken.place.copy.running -= 1
-            for worker in dead:
-                heir = Worker(worker.thread.name, self._work)
-                self._workers[self._workers.index(worker)] = heir
-                heir.thread.start()
-        for worker in dead:
-            logger.error("%s has died and is replaced", worker.thread.name)
-        for taken in lost:
-            logger.error("%s: %s is lost with its worker", self.name, taken)
-            taken.fail(InternalError("the thread that computed it has died"))
-        for taken in self._under_way():
-            if self._is_late(taken) and not taken.is_given_up:
-                taken.is_given_up = True
-                logger.error("%s hangs: %s", self.name, self._told(taken))
-                taken.fail(ModelUnavailable("The model takes too long to answer.", retry_after=5))
-
-    def _under_way(self) -> list[Taken]:
-        with self._changed:
-            return [taken for worker in self._workers for taken in worker.batches]
-
-    def _is_late(self, taken: Taken) -> bool:
-        return time.perf_counter() - taken.started > self._forward_timeout
-
-    def _told(self, taken: Taken) -> str:
-        return f"{taken} has been under way for more than {self._forward_timeout:g} s"
+            if not self.is_stuck:
+                return
+            stuck = [lane for lane in self._lanes if lane.is_stuck]
+            tasks = list(self._tasks)
+            self._tasks.clear()
+        for lane in stuck:
+            lane.fail_waiting(stuck_error(lane.name))
+        for task in tasks:
+            task.fail(ModelUnavailable(f"{self.name} hangs"))
 
     def batch_tokens(self, backend: Backend, most: int) -> int:
         """Tokens of a model's batches: the most that is set, and no more than is fast."""
@@ -179,14 +160,14 @@ class Device:
 
     def run(self, function: Callable[[], Any]) -> Future[Any]:
         """Run a function on a worker, before any batch that waits."""
-        future: Future[Any] = Future()
+        task = Task(function)
         with self._changed:
             if not self._stopping:
-                self._tasks.append((future, function))
+                self._tasks.append(task)
                 self._changed.notify()
-                return future
-        future.set_exception(_stopping())
-        return future
+                return task.future
+        task.fail(_stopping())
+        return task.future
 
     def _work(self, worker: Worker) -> None:
         try:
@@ -217,9 +198,9 @@ class Device:
         with self._changed:
             self.idle += 1
             try:
-                while not self._stopping:
+                while not (self._stopping or worker.is_dismissed):
                     if wait and self._tasks:  # a task finds no batch under way on this worker
-                        return partial(_run, *self._tasks.popleft())
+                        return self._begin(worker, self._tasks.popleft())
                     again = self._look()
                     if (batch := self._next_batch()) is not None:
                         worker.batches.append(batch)
@@ -230,6 +211,18 @@ class Device:
             finally:
                 self.idle -= 1
         return None
+
+    def _begin(self, worker: Worker, task: Task) -> Callable[[], None]:
+        """Note that a worker runs a task, for as long as it does. Called with the lock held."""
+
+        def run() -> None:
+            task.run()
+            with self._changed:
+                worker.task = None
+
+        task.started = time.perf_counter()
+        worker.task = task
+        return run
 
     def _next_batch(self) -> Taken | None:
         for _ in range(len(self._lanes)):
@@ -280,13 +273,7 @@ class Device:
             # Batches overlap: on a CPU beside each other, on a GPU one queued behind another.
             lane.seconds_busy += now - max(taken.started, place.last_finished)
             place.last_finished = now
-
-
-def _run(future: Future[Any], function: Callable[[], Any]) -> None:
-    try:
-        future.set_result(function())
-    except BaseException as error:  # it is the caller's, whatever it is
-        future.set_exception(error)
+        self._watcher.batch_done(taken.report(self.name))
 
 
 def _stopping() -> ModelUnavailable:

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 
@@ -17,6 +19,7 @@ from appliance.engine.moving import Mover
 from appliance.engine.residency import Residency
 from appliance.engine.survey import Survey, take_survey
 from appliance.engine.swap_folder import SwapFolder
+from appliance.engine.watching import UNWATCHED, Watcher
 from appliance.errors import ModelUnavailable
 from appliance.settings import ModelSettings, Settings
 
@@ -32,6 +35,7 @@ class Fleet:
     Args:
         settings: The instance's settings.
         on_change: As for :class:`~appliance.engine.moving.Mover`.
+        watcher: Told of batches and moves.
 
     Attributes:
         devices: By name.
@@ -43,13 +47,18 @@ class Fleet:
         self,
         settings: Settings,
         on_change: Callable[[Lane, Exception | None], None],
+        watcher: Watcher = UNWATCHED,
     ) -> None:
         self._settings = settings
+        self._watcher = watcher
         self._lock = threading.Lock()
         self.devices: dict[str, Device] = {}
         self.residency = Residency(settings.turn_seconds)
-        self.mover = Mover(self._lock, self.residency, on_change)
+        self.mover = Mover(self._lock, self.residency, on_change, watcher)
         self._swap: SwapFolder | None = None
+        self._hung: dict[str, list[_Trial]] = defaultdict(list)
+        self._preparing = ThreadPoolExecutor(1, "preparing")
+        self._preparations: set[Future[Prepared]] = set()
 
     def measure(self) -> None:
         """Find out what memory there is, once. Takes a while, on any thread.
@@ -88,8 +97,31 @@ class Fleet:
         with self._lock:
             return take_survey(self.residency, self.mover, lanes)
 
+    def prepare(self, load: Callable[[Mapping[str, Room]], Prepared]) -> Future[Prepared]:
+        """Have a model found and measured, on a thread where one at a time is.
+
+        Args:
+            load: Does it, given the devices that there are.
+        """
+
+        def prepare() -> Prepared:
+            self.measure()
+            return load(self.rooms())
+
+        preparation = self._preparing.submit(prepare)
+        self._preparations.add(preparation)
+        preparation.add_done_callback(self._preparations.discard)
+        return preparation
+
     def open(self, model: ModelSettings, prepared: Prepared) -> Lane:
-        """Give a model a lane, and let its weights come as soon as there is room."""
+        """Give a model a lane, and let its weights come as soon as there is room.
+
+        Raises:
+            ModelUnavailable: It was tried before, and that hangs still.
+        """
+        if any(trial.runs for trial in self._hung[model.name]):
+            raise ModelUnavailable("its trial passes hang since it was loaded before")
+        del self._hung[model.name]
         lane = Lane(
             model.name,
             self._lock,
@@ -106,7 +138,7 @@ class Fleet:
                 behind=self._behind(device.name),
                 pinned=model.pinned,
             )
-            load = partial(_load_copy, prepared, number, device, model.max_batch_tokens)
+            load = partial(self._load_copy, model, prepared, number, device)
             lane.places[device] = Place(copy, load)
             device.add(lane)
         with self._lock:
@@ -148,17 +180,20 @@ class Fleet:
 
     def stop(self) -> None:
         """Let the batches in flight finish, end every thread, and give all memory back."""
+        self._preparing.shutdown(wait=False, cancel_futures=True)
         self.mover.stop()
         for device in self.devices.values():
             device.stop()
-        if not self.hangs:
+        if not any(device.hangs for device in self.devices.values()):
             self.mover.close()
         if self._swap is not None:
             self._swap.close()
 
     @property
     def hangs(self) -> bool:
-        """Whether a batch goes on though all was stopped."""
+        """Whether a batch, a move or a download goes on though all was stopped."""
+        if self.mover.hangs or (self.mover.is_stopped and self._preparations):
+            return True
         return any(device.hangs for device in self.devices.values())
 
     @property
@@ -172,6 +207,20 @@ class Fleet:
         for device in list(self.devices.values()):
             device.look_after()
 
+    def _load_copy(
+        self, model: ModelSettings, prepared: Prepared, number: int, device: Device
+    ) -> Backend:
+        backend = prepared.load(number)
+        trial = _Trial(backend, device.batch_tokens(backend, model.max_batch_tokens))
+        try:
+            device.run(trial).result()
+        except BaseException:
+            trial.give_up()
+            if trial.runs:
+                self._hung[model.name].append(trial)
+            raise
+        return backend
+
     def _device(self, name: str) -> Device:
         if name not in self.devices:
             workers = self._settings.cpu_workers
@@ -181,6 +230,7 @@ class Fleet:
                 self._lock,
                 self.mover.glance,
                 self._settings.forward_timeout_seconds,
+                self._watcher,
             )
             self.devices[name].start()
         return self.devices[name]
@@ -192,12 +242,44 @@ class Fleet:
         return "host" if has_room and device != "cpu" else "source"
 
 
-def _load_copy(prepared: Prepared, number: int, device: Device, most: int) -> Backend:
-    backend = prepared.load(number)
-    try:
-        device.run(lambda: backend.warm_up(device.batch_tokens(backend, most))).result()
-    except BaseException:
-        with suppress(Exception):  # the first fault is the one to tell
-            backend.close()
-        raise
-    return backend
+class _Trial:
+    """The first passes of a model, on a worker's thread.
+
+    Args:
+        backend: The model.
+        batch_tokens: Tokens of its batches.
+
+    Attributes:
+        runs: Whether they are under way.
+    """
+
+    def __init__(self, backend: Backend, batch_tokens: int) -> None:
+        self._backend = backend
+        self._batch_tokens = batch_tokens
+        self._lock = threading.Lock()
+        self._is_given_up = False
+        self.runs = False
+
+    def __call__(self) -> None:
+        with self._lock:
+            self.runs = True
+        try:
+            self._backend.warm_up(self._batch_tokens)
+        finally:
+            with self._lock:
+                self.runs = False
+                is_given_up = self._is_given_up
+            if is_given_up:
+                self._close()
+
+    def give_up(self) -> None:
+        """Give the model's memory back: now, or once a pass under way, which uses it, has ended."""
+        with self._lock:
+            self._is_given_up = True
+            runs = self.runs
+        if not runs:
+            self._close()
+
+    def _close(self) -> None:
+        with suppress(Exception):  # the fault of the trial is the one to tell
+            self._backend.close()

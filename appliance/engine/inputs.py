@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,10 @@ __all__ = [
 ]
 
 
+CHARACTERS_PER_TOKEN = 4
+"""Of English text, roughly."""
+
+
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """The inputs of one request, or a run of them.
@@ -47,6 +52,14 @@ class Inputs:
     def path(self, position: int) -> str:
         """How the item at a position of ``items`` is called in the request."""
         return "input" if self.single else f"input[{self.first + position}]"
+
+    @property
+    def estimated_tokens(self) -> int:
+        """How many tokens a model will read, guessed before a tokenizer has seen them."""
+        return sum(
+            math.ceil(len(item) / CHARACTERS_PER_TOKEN) if isinstance(item, str) else len(item)
+            for item in self.items
+        )
 
     def split(self, size: int) -> list[Inputs]:
         """Runs of at most ``size`` inputs each."""

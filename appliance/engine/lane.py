@@ -13,9 +13,10 @@ from appliance.engine.backend import Backend
 from appliance.engine.batcher import BatchBudget, FairQueue
 from appliance.engine.copies import Copy, Demand
 from appliance.engine.execution import Executor, fail
-from appliance.engine.types import Job
+from appliance.engine.types import Job, Priority
+from appliance.errors import ModelUnavailable
 
-__all__ = ["Lane", "Place", "Station"]
+__all__ = ["Lane", "Place", "Station", "stuck_error"]
 
 
 class Station(Protocol):
@@ -24,6 +25,10 @@ class Station(Protocol):
     @property
     def idle(self) -> int:
         """Workers that wait for work."""
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether each of its workers hangs. Called with the lock held."""
 
     def batch_tokens(self, backend: Backend, most: int) -> int:
         """Tokens of a model's batches: the most that is set, and no more than is fast."""
@@ -118,6 +123,11 @@ class Lane:
         """Whether a copy has ever been loaded."""
         return self._backend is not None
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether all of its devices hang, so that waiting is in vain. With the lock held."""
+        return bool(self.places) and all(device.is_stuck for device in self.places)
+
     def install(self, device: Station, backend: Backend) -> None:
         """Serve by a backend that was just loaded. Called with the lock held."""
         budget = BatchBudget(device.batch_tokens(backend, self._max_batch_tokens))
@@ -129,7 +139,7 @@ class Lane:
     def submit(self, job: Job) -> None:
         """Let a job wait. It must have at least one text."""
         with self._lock:
-            closed = self._closed
+            closed = self._closed or (stuck_error(self.name) if self.is_stuck else None)
             if closed is None:
                 self.queue.add(job)
                 self.note_work()
@@ -221,4 +231,25 @@ class Lane:
         """Time that the waiting texts will take, at the pace so far; 1 before the first batch."""
         if not self.tokens_done:
             return 1.0
-        return self.queue.tokens * self.seconds_busy / self.tokens_done / len(self.places)
+        return self._seconds(self.queue.tokens)
+
+    def seconds_before(self, tokens: int, priority: Priority) -> float:
+        """Least time before a request that came now would be begun, at the pace so far.
+
+        Args:
+            tokens: Of the request.
+            priority: Its class.
+        """
+        if not self.tokens_done:
+            return 0.0
+        with self._lock:
+            before = self.queue.tokens_before(tokens, priority)
+        return self._seconds(before)
+
+    def _seconds(self, tokens: int) -> float:
+        return tokens * self.seconds_busy / self.tokens_done / len(self.places)
+
+
+def stuck_error(name: str) -> ModelUnavailable:
+    """What is answered for a model whose devices all hang."""
+    return ModelUnavailable(f"The device of the model '{name}' hangs.", retry_after=5)

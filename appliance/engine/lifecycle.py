@@ -11,14 +11,15 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 from appliance.engine.backend import Prepared, Room
 from appliance.engine.fleet import Fleet
 from appliance.engine.lane import Lane
 from appliance.engine.served import ServedModel
+from appliance.engine.watching import UNWATCHED, LoadReport, Watcher
 from appliance.errors import ApplianceError, ModelUnavailable
 from appliance.settings import ModelSettings, Settings
 
@@ -41,6 +42,7 @@ class Lifecycle:
         load: Loads one model.
         on_loading: Called before a model is loaded. What it returns is called once it has been,
             before any request is let to it.
+        watcher: Told of loads, moves and batches.
 
     Attributes:
         fleet: The devices.
@@ -51,18 +53,19 @@ class Lifecycle:
         settings: Settings,
         load: Loader,
         on_loading: Callable[[ServedModel], Awaitable[Callable[[Lane], None]]],
+        watcher: Watcher = UNWATCHED,
     ) -> None:
         self._settings = settings
         self._load = load
         self._on_loading = on_loading
+        self._watcher = watcher
         self._loop = asyncio.get_running_loop()
         self._models: dict[Lane, ServedModel] = {}
         self._arrivals: dict[Lane, asyncio.Future[None]] = {}
         self._timers: dict[ServedModel, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._preparing = ThreadPoolExecutor(1, "preparing")
         self._stopped = False
-        self.fleet = Fleet(settings, self._on_change)
+        self.fleet = Fleet(settings, self._on_change, watcher)
 
     async def stop(self) -> None:
         """Let the batches in flight finish, end every thread, and give all memory back."""
@@ -73,7 +76,6 @@ class Lifecycle:
             task.cancel()
         for model in self._models.values():
             model.changed.set()
-        self._preparing.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self.fleet.stop)
 
     @asynccontextmanager
@@ -186,7 +188,11 @@ class Lifecycle:
     def _expire(self, model: ServedModel) -> None:
         del self._timers[model]
         model.expires = None
-        if not model.users and model.lane is not None:
+        if model.users or model.lane is None:
+            return
+        if model.waiting:  # it must not go before they have had it
+            self.expect_expiry(model)
+        else:
             self._start(self.unload(model))
 
     def _check_running(self) -> None:
@@ -211,9 +217,8 @@ class Lifecycle:
             model.reason = ""
             try:
                 on_loaded = await self._on_loading(model)
-                prepared = await self._loop.run_in_executor(
-                    self._preparing, self._prepare, model.settings
-                )
+                load = partial(self._load, self._settings, model.settings)
+                prepared = await asyncio.wrap_future(self.fleet.prepare(load))
                 lane = self.fleet.open(model.settings, prepared)
                 self._models[lane] = model
                 await self._arrival(lane)
@@ -225,13 +230,11 @@ class Lifecycle:
             else:
                 model.lane = lane
                 self.expect_expiry(model)
-                took = time.perf_counter() - started
-                logger.info("model %s: ready after %.1f s", model.name, took)
+        took = time.perf_counter() - started
+        if not model.reason:
+            logger.info("model %s: ready after %.1f s", model.name, took)
+        self._watcher.loaded(LoadReport(model.name, started, took, model.reason))
         model.was_tried = True
-
-    def _prepare(self, model: ModelSettings) -> Prepared:
-        self.fleet.measure()
-        return self._load(self._settings, model, self.fleet.rooms())
 
     async def _arrival(self, lane: Lane) -> None:
         """Wait until a copy has come for the first time. Raises whatever kept it."""

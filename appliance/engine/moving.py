@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from appliance.engine.backend import (
 from appliance.engine.copies import Copy, Move, Tier
 from appliance.engine.lane import Lane, Place, Station
 from appliance.engine.residency import Residency
+from appliance.engine.watching import UNWATCHED, MoveReport, Watcher
 from appliance.errors import ModelUnavailable
 
 __all__ = ["Moved", "Mover"]
@@ -37,6 +38,10 @@ logger = logging.getLogger(__name__)
 
 GUESSED_BYTES_PER_SECOND = {"host": 10e9, "disk": 1e9}
 """How fast weights come back, until it has been seen."""
+
+STOP_SECONDS = 2.0
+"""Time that moves under way have to end at a stop. To read a model's files may take minutes, and
+nothing is lost where that is left undone."""
 
 
 @dataclass(slots=True)
@@ -67,6 +72,7 @@ class Mover:
         residency: Decides what moves.
         on_change: Told of a lane after one of its copies has moved, or failed to; with the reason
             if it cannot be served. Called on any thread, at times with the lock held.
+        watcher: Told of each move.
 
     Attributes:
         swap_folder: Where weights go that are swapped to disk and cannot be read back from the
@@ -81,6 +87,7 @@ class Mover:
         lock: threading.Lock,
         residency: Residency,
         on_change: Callable[[Lane, Exception | None], None],
+        watcher: Watcher = UNWATCHED,
     ) -> None:
         self._stopped = False
         self._is_settled = False
@@ -91,9 +98,11 @@ class Mover:
         self.swap_folder: Path | None = None
         self.keep_bytes = 0
         self._on_change = on_change
+        self._watcher = watcher
         self._berths: dict[Copy, Berth] = {}
         self._loader = ThreadPoolExecutor(1, "loader")
         self._threads: dict[Station, ThreadPoolExecutor] = {}
+        self._under_way: set[Future[None]] = set()
 
     def add(self, lane: Lane, device: Station, place: Place, threads: int = 1) -> None:
         """Take care of one copy of a lane. Called with the lock held.
@@ -125,11 +134,24 @@ class Mover:
     def close(self) -> None:
         """Let the moves under way end, and give back all memory. Once the devices have stopped."""
         for pool in (self._loader, *self._threads.values()):
-            pool.shutdown(cancel_futures=True)
-        for copy, berth in self._berths.items():
-            if copy.tier != "source":
+            pool.shutdown(wait=False, cancel_futures=True)
+        wait(list(self._under_way), STOP_SECONDS)
+        for copy, berth in list(self._berths.items()):
+            if copy.moving_to is not None:
+                logger.warning("%s: its way to %s has not ended", copy.name, copy.moving_to)
+            elif copy.tier != "source":
                 with suppress(Exception):  # the others are closed all the same
                     berth.place.backend.close()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether no more moves are started."""
+        return self._stopped
+
+    @property
+    def hangs(self) -> bool:
+        """Whether a move goes on though all was stopped."""
+        return self._stopped and bool(self._under_way)
 
     def glance(self) -> float | None:
         """As :meth:`look`, for those who ask between any two batches and have nothing to tell."""
@@ -149,7 +171,9 @@ class Mover:
         for move in plan.moves:
             loads = (move.origin, move.to) == ("source", "device")
             pool = self._loader if loads else self._threads[self._berths[move.copy].device]
-            pool.submit(self._carry_out, move)
+            carried_out = pool.submit(self._carry_out, move)
+            self._under_way.add(carried_out)
+            carried_out.add_done_callback(self._under_way.discard)
         for copy in plan.refused:
             copy.demand.since = None  # or it would be refused for ever
             self._on_change(self._berths[copy].lane, self._refusal(copy))
@@ -159,6 +183,7 @@ class Mover:
         berth = self._berths[move.copy]
         started = time.perf_counter()
         to, loaded, error = self._attempt(berth, move)
+        failure = error
         with self._lock:
             if loaded is not None:
                 self._install(berth, loaded, time.perf_counter() - started)
@@ -176,6 +201,9 @@ class Mover:
                 if len(other.lane.queue):
                     other.device.wake()
         self._on_change(berth.lane, error)
+        size, seconds = move.copy.total_bytes, time.perf_counter() - started
+        report = MoveReport(move.copy.name, move.origin, to, size, started, seconds, failure)
+        self._watcher.moved(report)
 
     def _attempt(self, berth: Berth, move: Move) -> tuple[Tier, Backend | None, Exception | None]:
         """Where weights have come to, what was loaded, if it was, and what went wrong."""

@@ -42,6 +42,7 @@ class ServedModel:
         failed_at: When, by ``time.monotonic``.
         requests: Requests being worked on.
         users: Requests and others that hold ``lane``.
+        waiting: Those that wait for it to be loaded.
         keep_alive: Seconds that it stays loaded without users; -1: for ever.
         expires: When it will be unloaded for having none, by ``time.monotonic``.
         last_used: When the last request for it ended, in Unix seconds.
@@ -64,6 +65,7 @@ class ServedModel:
         self.failed_at = 0.0
         self.requests = 0
         self.users = 0
+        self.waiting = 0
         self.keep_alive = settings.keep_alive
         self.expires: float | None = None
         self.last_used: float | None = None
@@ -123,7 +125,11 @@ class ServedModel:
         """
         if self.loading is None:
             return True
-        ended, _ = await asyncio.wait({self.loading}, timeout=seconds)
+        self.waiting += 1
+        try:
+            ended, _ = await asyncio.wait({self.loading}, timeout=seconds)
+        finally:
+            self.waiting -= 1
         return bool(ended)
 
     async def until(self, condition: Callable[[], bool]) -> None:

@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Literal, TypeVar
 
-from appliance.engine.asking import Patience, compute
+from appliance.engine.admission import check_queue, check_requests, check_wait, patience
+from appliance.engine.asking import compute
 from appliance.engine.backend import Prepared, Room
 from appliance.engine.calibration import Calibration, read_calibration
 from appliance.engine.catalogue import Catalogue
@@ -34,7 +35,7 @@ from appliance.engine.types import (
 )
 from appliance.engine.vectors import finish_vectors
 from appliance.engine.vocabulary import TokenVocabulary
-from appliance.errors import Overloaded
+from appliance.engine.watching import UNWATCHED, Watcher
 from appliance.persistence import KeptModels
 from appliance.settings import ModelSettings, Settings
 
@@ -64,6 +65,7 @@ class Engine:
         settings: The instance's settings.
         load: Finds one model. Unset: the real thing.
         kept: What was added and removed for good. Unset: no such thing is kept.
+        watcher: Told of what happens.
 
     Attributes:
         settings: The instance's settings.
@@ -77,15 +79,21 @@ class Engine:
     """
 
     def __init__(
-        self, settings: Settings, load: Loader | None = None, kept: KeptModels | None = None
+        self,
+        settings: Settings,
+        load: Loader | None = None,
+        kept: KeptModels | None = None,
+        watcher: Watcher = UNWATCHED,
     ) -> None:
+        self._watcher = watcher
         self.draining = False
         self.settings = settings
         self.session_id = str(uuid.uuid4())
         self.started = time.time()
         self._begun = time.monotonic()
         self.last_action = time.monotonic()
-        self.lifecycle = Lifecycle(settings, load or _load_with_torch, self._begin_loading)
+        load = load or _load_with_torch
+        self.lifecycle = Lifecycle(settings, load, self._begin_loading, watcher)
         self.catalogue = Catalogue(settings, self.lifecycle, kept)
         self.models = self.catalogue.models
         self._vocabulary = TokenVocabulary(settings.token_vocabulary_dir)
@@ -178,10 +186,10 @@ class Engine:
             Overloaded: The model's waiting room is full.
             ModelUnavailable: The model is loading or has failed.
         """
+        self._watcher.asked(model.name)
         check_count(inputs, model.settings)
         check_expiry(options)
-        if model.requests >= model.settings.max_concurrent_requests:
-            raise self._overloaded(model, f"{model.requests} requests are being worked on")
+        check_requests(model)
         model.requests += 1
         self.last_action = time.monotonic()
         try:
@@ -195,6 +203,7 @@ class Engine:
             self.last_action = time.monotonic()
         model.answered += 1
         model.tokens += result.tokens
+        self._watcher.embedded(options, result)
         return result
 
     async def _embed(
@@ -205,6 +214,7 @@ class Engine:
         calibration = model.calibration if options.output_dtype in ("int8", "uint8") else None
         if calibration is not None:
             calibration.check(options.dimensions, normalize)
+        check_wait(model, lane, inputs, options.priority)
         started = time.perf_counter()
         texts, unpooled = await model.tokenize(lane.backend, inputs, options, self._vocabulary)
         tokens = check_total(texts, model.settings)
@@ -219,9 +229,10 @@ class Engine:
             output_dtype=options.output_dtype,
             ranges=ranges,
         )
-        self._check_queue(model, lane, tokens)
+        check_queue(model, lane, tokens)
+        trace = self._watcher.trace()
         job, vectors = await compute(
-            lane, texts, unpooled, finish, options.priority, self._patience(model)
+            lane, texts, unpooled, finish, options.priority, patience(model), trace
         )
         assert job.started is not None
         assert job.finished is not None
@@ -229,6 +240,8 @@ class Engine:
             tokenize=tokenized - started,
             queue=job.started - job.submitted,
             forward=job.finished - job.started,
+            began_to_tokenize=started,
+            began_to_queue=job.submitted,
         )
         return Embedding(vectors, tokens, timings)
 
@@ -259,24 +272,6 @@ class Engine:
             )
             _, vectors = await compute(lane, ids, unpooled, lambda vectors: vectors, "low")
         return vectors
-
-    def _check_queue(self, model: ServedModel, lane: Lane, tokens: int) -> None:
-        waiting = lane.queue.tokens
-        if waiting and waiting + tokens > model.settings.max_queue_tokens:
-            raise self._overloaded(model, f"{waiting} tokens are waiting")
-
-    def _patience(self, model: ServedModel) -> Patience:
-        seconds = model.settings.max_queue_seconds
-        reason = f"the request has waited in the queue for {seconds:g} s"
-        return Patience(seconds, lambda: self._overloaded(model, reason))
-
-    def _overloaded(self, model: ServedModel, reason: str) -> Overloaded:
-        seconds = model.lane.seconds_to_drain if model.lane else 1.0
-        return Overloaded(
-            f"Rate limit reached for '{model.name}': {reason}. Please try again in"
-            f" {max(seconds, 0.1):.1f}s.",
-            retry_after=max(seconds, 0.1),
-        )
 
 
 def _first_set(*choices: bool | None) -> bool:

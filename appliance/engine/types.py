@@ -91,6 +91,13 @@ class Timings:
     """From the queue's door to the start of the first forward pass."""
     forward: float = 0.0
     """From the start of the first forward pass to the end of the last."""
+    encode: float = 0.0
+    """Writing the answer; waiting for a thread to do it counts too."""
+
+    # When three of these began, by ``time.perf_counter``; forward begins where queue ends.
+    began_to_tokenize: float = 0.0
+    began_to_queue: float = 0.0
+    began_to_encode: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +170,8 @@ class Job:
     unpooled: int = 0
     """First tokens of each text that are read but not pooled."""
     priority: Priority = "normal"
+    trace: object | None = None
+    """What ties it to its request for whoever watches the engine; opaque here."""
     tokens: int = 0
     remaining: int = 0
     vectors: FloatMatrix | None = None

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from appliance.settings import ModelSettings, Settings
-from tests.api.management import Asked, Fakes, assert_error, described, eventually, state_of
+from tests.api.management import Asked, Fakes, act, assert_error, described, eventually, state_of
 from tests.conftest import RunningServer, run_in_thread
 from tests.fakes import loading
 from tests.unit.tickets import PATIENCE, Gate
@@ -19,6 +19,7 @@ MODELS = (
     ModelSettings(model="kept"),
     ModelSettings(model="brief", keep_alive=1000),
     ModelSettings(model="pinned", pinned=True),
+    ModelSettings(model="never", keep_alive=0),
 )
 fakes = Fakes()
 
@@ -50,6 +51,12 @@ def test_0_unloads_at_once_and_holds_for_no_later_load(server: RunningServer, mo
     assert described(server, model)["keep_alive"] == setting
     embed(server, model)
     assert len(fakes.made[model]) == before + 1
+
+
+def test_a_model_that_is_never_kept_answers_whoever_waits_for_it(server: RunningServer) -> None:
+    for _ in range(20):  # it has to be loaded each time, and must not go before it was asked
+        embed(server, "never")
+        assert act(server, "never", "load").status_code == 200
 
 
 def test_seconds_hold_until_the_next_request_says_otherwise(server: RunningServer) -> None:

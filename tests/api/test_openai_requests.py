@@ -198,5 +198,5 @@ def test_answers_say_how_long_they_took(fake_server: RunningServer) -> None:
 def test_answers_say_where_the_time_went(fake_server: RunningServer) -> None:
     timing = fake_server.embed(model=MODEL, input="a").headers["server-timing"]
     parts = dict(part.split(";dur=") for part in timing.split(", "))
-    assert list(parts) == ["tokenize", "queue", "forward"]
+    assert list(parts) == ["tokenize", "queue", "forward", "encode"]
     assert all(float(milliseconds) >= 0 for milliseconds in parts.values())

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,10 +16,10 @@ from appliance.engine.device import Device
 from appliance.engine.types import Batch
 from appliance.errors import InternalError, ModelUnavailable
 from appliance.settings import ModelSettings, Settings
-from tests.api.management import Asked
+from tests.api.management import Asked, add, assert_error, described, state_of
 from tests.conftest import RunningServer, run_in_thread
 from tests.fakes import FakeBackend, loading
-from tests.unit.tickets import PATIENCE, POISON, Gate, Ticket, lane, running, until
+from tests.unit.tickets import PATIENCE, POISON, Gate, Ticket, lane, running, shared_lane, until
 
 MODEL = "fake/model"
 
@@ -116,11 +117,67 @@ class TestAForwardPassThatHangs:
             assert status == 503
             assert "cpu hangs: a batch of 5 tokens of fake/model" in reason
             assert "more than 0.05 s" in reason
-            later = Asked(lambda: server.embed(model=MODEL, input="good"))
             gate.opened.set()
-            assert later.answer().status_code == 200
-            assert health(server) == (200, "")
+            until(lambda: health(server) == (200, ""))
+            assert is_right(server)
         assert caplog.text.count("a batch of 5 tokens of fake/model") == 1
+
+    def test_others_are_told_at_once_until_it_ends(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(service, "CARE_SECONDS", 0.01)
+        gate = Gate()
+        with serving(gate, forward_timeout_seconds=0.5) as server:
+            hung = Asked(lambda: server.embed(model=MODEL, input="one two three"))
+            assert gate.held.wait(PATIENCE)
+            queued = [Asked(lambda: server.embed(model=MODEL, input="good")) for _ in range(3)]
+            assert hung.answer().status_code == 503
+            new = server.embed(model=MODEL, input="good")
+            for answer in (*(each.answer() for each in queued), new):
+                assert_error(answer, 503, f"The device of the model '{MODEL}' hangs.")
+                assert answer.headers["retry-after"] == "5"
+            assert not gate.opened.is_set()
+            gate.opened.set()
+            until(lambda: health(server) == (200, ""))
+            assert is_right(server)
+
+    def test_other_workers_go_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(service, "CARE_SECONDS", 0.01)
+        release = threading.Event()
+
+        def hang(batch: Batch) -> None:
+            if 5 in batch.lengths:
+                assert release.wait(PATIENCE)
+
+        with serving(hang, workers=2, forward_timeout_seconds=0.2) as server:
+            assert server.embed(model=MODEL, input="one two three").status_code == 503
+            assert health(server)[0] == 503
+            for _ in range(5):
+                assert is_right(server)
+            release.set()
+            until(lambda: health(server) == (200, ""))
+
+    def test_another_device_goes_on(self) -> None:
+        lock, gate = threading.Lock(), Gate()
+        hung, well = (
+            Device(name, lock=lock, forward_timeout=0.01) for name in ("cuda:0", "cuda:1")
+        )
+        served = shared_lane({hung: FakeBackend(before_forward=gate), well: FakeBackend()}, 10)
+        hung.start()
+        lost = Ticket(10)
+        served.submit(lost.job)
+        assert gate.held.wait(PATIENCE)
+        waits, later = Ticket(9), Ticket(8)
+        served.submit(waits.job)
+        until(lambda: hung.fault != "")
+        hung.look_after()
+        assert isinstance(lost.wait().error, ModelUnavailable)
+        assert hung.is_stuck
+        well.start()
+        served.submit(later.job)
+        waits.assert_right()
+        later.assert_right()
+        gate.opened.set()
+        hung.stop()
+        well.stop()
 
     def test_what_was_to_follow_of_its_requests_is_dropped(self) -> None:
         gate = Gate()
@@ -131,11 +188,12 @@ class TestAForwardPassThatHangs:
         hung, other = Ticket(10, 10, 10), Ticket(9)
         served.submit(hung.job)
         assert gate.held.wait(PATIENCE)
-        served.submit(other.job)
         until(lambda: device.fault != "")
         device.look_after()
         assert isinstance(hung.wait().error, ModelUnavailable)
         gate.opened.set()
+        until(lambda: not device.fault)
+        served.submit(other.job)
         other.assert_right()
         device.stop()
         assert backend.batches == [[10], [9]]
@@ -156,3 +214,66 @@ class TestAForwardPassThatHangs:
         gate.opened.set()
         until(lambda: not device.hangs)
         assert hung.times_done == 1
+
+
+class HangingAtFirst(FakeBackend):
+    """A model whose trial passes wait for the test, the first time that it is loaded.
+
+    Args:
+        gate: What they wait at.
+    """
+
+    def __init__(self, gate: Gate | None) -> None:
+        super().__init__()
+        self._gate = gate
+
+    def warm_up(self, batch_tokens: int) -> None:
+        if self._gate is not None:
+            self._gate.held.set()
+            assert self._gate.opened.wait(PATIENCE)
+
+
+class TestATrialPassThatHangs:
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_fails_its_model_and_no_other(
+        self, workers: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(service, "CARE_SECONDS", 0.01)
+        monkeypatch.setattr("appliance.engine.lifecycle.COOL_DOWN_SECONDS", 0.05)
+        gate = Gate()
+        made: list[FakeBackend] = []
+
+        def make(model: ModelSettings) -> FakeBackend:
+            backend = HangingAtFirst(gate if model.name == "hangs" and not made else None)
+            if model.name == "hangs":
+                made.append(backend)
+            return backend
+
+        models = tuple(ModelSettings(model=name) for name in ("hangs", MODEL))
+        settings = Settings(models=models, cpu_workers=workers, forward_timeout_seconds=0.2)
+        with run_in_thread(settings, loading(make)) as server:
+            assert state_of(server, "hangs") == "failed"
+            reason = described(server, "hangs")["reason"]
+            told = "its trial passes on cpu did not end within 0.2 s (forward_timeout_seconds)"
+            assert reason == told
+            assert health(server) == (200, "")
+            assert is_right(server)
+            later = "its trial passes hang since it was loaded before"
+            until(lambda: later in server.embed(model="hangs", input="a").text)
+            assert made[0].moves == [], "what a thread uses is not taken away from it"
+            assert len(made) == 1, "memory is taken for each try"
+            gate.opened.set()
+            until(lambda: made[0].moves == ["close"])
+            until(lambda: server.embed(model="hangs", input="a").status_code == 200)
+            assert is_right(server)
+
+    def test_waits_for_no_device_that_hangs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(service, "CARE_SECONDS", 0.01)
+        gate = Gate()
+        with serving(gate, forward_timeout_seconds=0.05) as server:
+            assert server.embed(model=MODEL, input="one two three").status_code == 503
+            add(server, "new")
+            until(lambda: state_of(server, "new") == "failed")
+            assert described(server, "new")["reason"] == "cpu hangs"
+            gate.opened.set()
+            until(lambda: health(server) == (200, ""))

@@ -43,20 +43,43 @@ def test_one_that_has_waited_too_long_is_told_when_to_come_back() -> None:
         lane = server.engine.models[0].lane
         assert lane is not None
         lane.tokens_done, lane.seconds_busy = 10, 20.0  # two seconds a token, so far
-        late = [asked(server, input="a b c"), asked(server, input="d e f")]
-        answers = [each.answer() for each in late]
-        for answer in answers:
-            assert answer.status_code == 429
-            error = answer.json()["error"]
-            assert (error["type"], error["code"]) == ("requests", "rate_limit_exceeded")
-            assert "waited in the queue for 0.05 s" in error["message"]
-        # Five tokens each: their own, and those of the other while it waits too.
-        assert {int(answer.headers["retry-after"]) for answer in answers} <= {10, 20}
+        answer = asked(server, input="a b c").answer()
+        assert answer.status_code == 429
+        error = answer.json()["error"]
+        assert (error["type"], error["code"]) == ("requests", "rate_limit_exceeded")
+        assert "waited in the queue for 0.05 s" in error["message"]
+        assert answer.headers["retry-after"] == "10"  # five tokens, its own
         assert waiting(server) == 0
         gate.opened.set()
         assert running.answer().status_code == 200
         assert server.embed(model=MODEL, input="good").status_code == 200
-    assert backend.batches == [[4], [3]]  # nothing of the late ones
+    assert backend.batches == [[4], [3]]  # nothing of the late one
+
+
+def test_one_that_would_wait_too_long_is_refused_before_it_is_read() -> None:
+    gate = Gate()
+    backend = FakeBackend(before_forward=gate)
+    limits = settings(max_queue_seconds=10)
+    with run_in_thread(limits, loading(lambda _: backend)) as server:
+        assert server.engine is not None
+        running = asked(server, input="under way")
+        assert gate.held.wait(PATIENCE)
+        lane = server.engine.models[0].lane
+        assert lane is not None
+        lane.tokens_done, lane.seconds_busy = 10, 20.0  # two seconds a token, so far
+        first = asked(server, input="a b c d e f")
+        until(lambda: waiting(server) == 1)
+        refused = server.embed(model=MODEL, input="a b c d e f " * 8)
+        assert refused.status_code == 429
+        assert "it would have to wait in the queue for 16.0 s" in refused.json()["error"]["message"]
+        assert refused.headers["retry-after"] == "16"
+        # A short one would not: no more than as many tokens of the other go first.
+        short = asked(server, input="a b")
+        until(lambda: waiting(server) == 2)
+        urgent = asked(server, input="a b c d e f", priority="high")
+        until(lambda: waiting(server) == 3)
+        gate.opened.set()
+        assert {each.answer().status_code for each in (running, first, short, urgent)} == {200}
 
 
 def test_one_that_has_begun_is_finished_however_long_it_takes() -> None:

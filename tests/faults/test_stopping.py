@@ -172,6 +172,7 @@ def test_what_is_not_done_in_time_is_answered(monkeypatch: pytest.MonkeyPatch) -
 HANGING = """
 import logging, sys, threading
 from appliance.engine import device, service
+from appliance.configuration import Configuration
 from appliance.server import serve
 from appliance.settings import ModelSettings, Settings
 from tests.fakes import FakeBackend, loading
@@ -181,7 +182,7 @@ hang = threading.Event().wait
 service._load_with_torch = loading(lambda _: FakeBackend(before_forward=lambda _: hang()))
 logging.basicConfig(level="INFO")
 model = ModelSettings(model="fake/model")
-sys.exit(serve(Settings(models=(model,), port=0, drain_timeout_seconds=0.1)))
+sys.exit(serve(Configuration.of(Settings(models=(model,), port=0, drain_timeout_seconds=0.1))))
 """
 
 
@@ -192,4 +193,52 @@ def test_a_forward_pass_that_hangs_does_not_keep_the_process() -> None:
         until(lambda: states(server) == ["active"])
         server.process.send_signal(signal.SIGTERM)
         assert hung.answer().status_code == 503
+        assert server.process.wait(60) == 0
+
+
+LOADING = """
+import logging, sys, threading
+from appliance.engine import device, service
+from appliance.configuration import Configuration
+from appliance.server import serve
+from appliance.settings import ModelSettings, Settings
+from tests.fakes import FakeBackend, FakePrepared
+
+device.STOP_SECONDS = 0.1
+
+def hang():
+    logging.getLogger("test").info("hangs now")
+    threading.Event().wait()
+
+class Slow(FakeBackend):
+    def warm_up(self, batch_tokens):
+        hang()
+
+class Prepared(FakePrepared):
+    def load(self, number):
+        return hang() if {where!r} == "reading" else Slow()
+
+def load(settings, model, rooms):
+    if model.name != "slow":
+        return FakePrepared()
+    return hang() if {where!r} == "downloading" else Prepared()
+
+service._load_with_torch = load
+logging.basicConfig(level="INFO")
+models = (ModelSettings(model="fake/model"), ModelSettings(model="slow", eager=False))
+sys.exit(serve(Configuration.of(Settings(models=models, port=0, drain_timeout_seconds=0.5))))
+"""
+
+
+@pytest.mark.parametrize("where", ["downloading", "reading", "first pass"])
+def test_a_model_that_is_being_loaded_does_not_keep_the_process(where: str) -> None:
+    with run_process(code=LOADING.format(where=where)) as server:
+        assert server.process is not None
+        waits = Asked(lambda: server.embed(model="slow", input="x"))
+        until(lambda: any("hangs now" in line for line in server.log))
+        assert server.embed(model=MODEL, input="x").status_code == 200
+        server.process.send_signal(signal.SIGTERM)
+        answer = waits.answer()
+        assert answer.status_code == 503
+        assert "stopping" in answer.json()["error"]["message"]
         assert server.process.wait(60) == 0

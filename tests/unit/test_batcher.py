@@ -386,3 +386,40 @@ def test_a_job_that_has_begun_can_be_left_where_it_is() -> None:
     assert queue.discard(whole, unless_begun=True)
     assert not queue.discard(whole)
     assert queue.tokens == 5
+
+
+@given(JOBS, QUANTUM, st.integers(0, 200), st.integers(1, 100))
+def test_what_goes_before_a_newcomer_is_told_within_a_quantum_a_job(
+    lengths: list[list[int]], quantum: int, taken: int, tokens: int
+) -> None:
+    queue = filled(quantum, [job(*each) for each in lengths])
+    queue.take(taken)
+    waiting = len(queue)
+    told = queue.tokens_before(tokens, "normal")
+    newcomer = job(tokens)
+    queue.add(newcomer)
+    before = 0
+    while (piece := queue.take(1)[0]).job is not newcomer:
+        before += piece.length
+    # A quantum ends with the text that fills it.
+    assert abs(told - before) <= waiting * (quantum + 60)
+
+
+def test_all_that_came_before_goes_before_one_of_its_size() -> None:
+    queue = filled(100, [job(10, 20), job(30), job(15, 15)])
+    assert queue.tokens_before(30, "normal") == 90
+
+
+def test_little_of_a_long_job_goes_before_a_short_one() -> None:
+    queue = filled(100, [job(*[50] * 1000)])
+    assert queue.tokens == 50_000
+    assert queue.tokens_before(8, "normal") == 8
+    assert queue.tokens_before(50_000, "normal") == 100  # by then each has had a quantum
+
+
+def test_all_of_a_higher_class_goes_before_and_nothing_of_a_lower_one() -> None:
+    jobs = [job(30) for _ in PRIORITIES]
+    for each, priority in zip(jobs, PRIORITIES, strict=True):
+        each.priority = priority
+    queue = filled(100, jobs)
+    assert [queue.tokens_before(30, priority) for priority in PRIORITIES] == [30, 60, 90]

@@ -25,6 +25,11 @@ class FakeVocabulary(TokenVocabulary):
         return " ".join(chr(ord("a") + token) for token in ids)
 
 
+def test_tokens_are_guessed_from_characters_and_counted_from_ids() -> None:
+    assert Inputs(["abcd", "abcde", ""]).estimated_tokens == 3
+    assert Inputs([[1, 2, 3], [4]]).estimated_tokens == 4
+
+
 def run(
     items: Sequence[str] | Sequence[Sequence[int]],
     options: EmbedOptions | None = None,

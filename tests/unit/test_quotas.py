@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from appliance.access import quotas
 from appliance.access.grants import EVERYTHING, Grant
-from appliance.access.quotas import Bucket, Quota, Quotas, estimate_tokens
+from appliance.access.quotas import Bucket, Quota, Quotas
 from appliance.errors import RequestsExceeded, TokensExceeded
 
 
@@ -136,8 +136,3 @@ def test_quotas_take_no_more_memory_than_they_may(
         all_quotas.of(Grant(f"idle-{number}", frozenset({"embed"}), requests_per_minute=1))
         assert len(all_quotas._quotas) <= 10
     assert all_quotas.of(used) is quota, "one in use gave way to idle ones"
-
-
-def test_tokens_are_guessed_from_characters_and_counted_from_ids() -> None:
-    assert estimate_tokens(["abcd", "abcde", ""]) == 3
-    assert estimate_tokens([[1, 2, 3], [4]]) == 4
