@@ -9,8 +9,11 @@ see :mod:`appliance.bodies`.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import resource
+import struct
+import termios
 from contextlib import suppress
 from http import HTTPStatus
 
@@ -115,6 +118,15 @@ class BoundedHttp(HttpToolsProtocol):
             )
             self.transport.close()
 
+    def abandon(self) -> None:
+        """Close at once what is being closed, if the client has all that was sent to it.
+
+        TLS ends by a message from either side, and asyncio waits half a minute for that of a client
+        which does not look at its idle connection.
+        """
+        if self.transport.is_closing() and not _unsent_bytes(self.transport):
+            self.transport.abort()
+
     @property
     def _is_answering(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle
@@ -138,6 +150,16 @@ class BoundedHttp(HttpToolsProtocol):
             self._expect_head()  # the request before it is being answered; no more is read now
         else:
             self.timeout_keep_alive_handler()
+
+
+def _unsent_bytes(transport: asyncio.Transport) -> int:
+    """Bytes that have not arrived yet. Where a socket has none, nothing waits to be given to it."""
+    unsent = bytes(4)
+    with suppress(OSError):  # the socket is closed
+        descriptor = transport.get_extra_info("socket").fileno()
+        unsent = fcntl.ioctl(descriptor, termios.TIOCOUTQ, unsent)
+    (count,) = struct.unpack("i", unsent)
+    return int(count)
 
 
 def allow_many_connections() -> None:

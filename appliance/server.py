@@ -16,9 +16,11 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from appliance.app import create_app
 from appliance.bounded_http import BoundedHttp, allow_many_connections
+from appliance.configuration import Configuration
 from appliance.engine.service import Engine
 from appliance.engine.swap_folder import SwapFolder
 from appliance.idle import watch_idleness
+from appliance.logs import LogTail, configure_logging
 from appliance.settings import Settings
 
 __all__ = ["serve"]
@@ -36,6 +38,9 @@ its way; the answer tells the client to close it."""
 
 LOOK_SECONDS = 0.05
 
+GOODBYE_SECONDS = 0.5
+"""Time in which a client has to agree to the end of its TLS connection, once it has been told."""
+
 ANSWER_SECONDS = 15
 """Time that is left to answer, with an error, what could not be finished in time."""
 
@@ -45,11 +50,21 @@ _CLOSE = (b"connection", b"close")
 class ApplianceServer(uvicorn.Server):
     """uvicorn, told of the engine.
 
+    Args:
+        settings: The instance's settings.
+        tail: The end of the log. Unset: one that begins with the server.
+        configuration: Where the settings came from. Unset: from a program.
+
     Attributes:
         exit_code: 0, or 1 if the server stopped because no model could be loaded.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        tail: LogTail | None = None,
+        configuration: Configuration | None = None,
+    ) -> None:
         self._engine: Engine | None = None
         self._watches: list[asyncio.Task[None]] = []
         self._is_told = False
@@ -57,7 +72,7 @@ class ApplianceServer(uvicorn.Server):
         self.exit_code = 0
         super().__init__(
             uvicorn.Config(
-                self._closing(create_app(settings, on_engine=self._started)),
+                self._closing(create_app(settings, None, self._started, tail, configuration)),
                 host=settings.host,
                 port=settings.port,
                 log_config=None,
@@ -91,11 +106,15 @@ class ApplianceServer(uvicorn.Server):
         """Finish what was accepted, and answer the rest when the time for that is over."""
         deadline = asyncio.get_running_loop().time() + self._drain_seconds
         await self._linger()
-        ending = asyncio.create_task(self._end_at(deadline))
+        meanwhile = [
+            asyncio.create_task(self._end_at(deadline)),
+            asyncio.create_task(self._abandon_the_silent()),
+        ]
         try:
             await super().shutdown(sockets)
         finally:
-            ending.cancel()
+            for task in meanwhile:
+                task.cancel()
 
     async def _linger(self) -> None:
         """Wait until each connection was told to close, by an answer to its next request.
@@ -106,6 +125,19 @@ class ApplianceServer(uvicorn.Server):
         end = loop.time() + min(LINGER_SECONDS, self._drain_seconds)
         while self.server_state.connections and loop.time() < end:  # noqa: ASYNC110  # no event
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def _abandon_the_silent(self) -> None:
+        closing: set[object] = set()
+        while True:
+            for connection in list(self.server_state.connections):
+                if connection in closing and isinstance(connection, BoundedHttp):
+                    connection.abandon()
+            closing = {
+                connection
+                for connection in self.server_state.connections
+                if connection.transport.is_closing()
+            }
+            await asyncio.sleep(GOODBYE_SECONDS)
 
     async def _end_at(self, deadline: float) -> None:
         await asyncio.sleep(deadline - asyncio.get_running_loop().time())
@@ -153,18 +185,17 @@ class ApplianceServer(uvicorn.Server):
             self._engine.draining = True
 
 
-def serve(settings: Settings) -> int:
+def serve(configuration: Configuration) -> int:
     """Serve until told to stop.
+
+    Args:
+        configuration: The instance's settings, and where they came from.
 
     Returns:
         The exit code.
     """
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    for noisy in ("httpx", "httpcore"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    settings = configuration.settings
+    tail = configure_logging(settings)
     if settings.auth == "none":
         logger.warning("auth is none: whoever reaches %s may use the server", settings.host)
     if settings.disk_swap:
@@ -174,7 +205,7 @@ def serve(settings: Settings) -> int:
             logger.error("swap_dir: %s", error)
             return EXIT_FAILED
     allow_many_connections()
-    server = ApplianceServer(settings)
+    server = ApplianceServer(settings, tail, configuration)
     try:
         server.config.load()
     except OSError as error:  # ssl.SSLError is one

@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import ssl
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 
 from appliance.cli import main
+from appliance.server import GOODBYE_SECONDS, LINGER_SECONDS
 from tests.conftest import run_process
 
 
@@ -32,7 +36,25 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return files
 
 
-def test_https_is_served_where_there_is_a_certificate(certificate: tuple[Path, Path]) -> None:
+@dataclass
+class Secured:
+    """A server that speaks HTTPS, in a process of its own."""
+
+    port: int
+    trust: ssl.SSLContext
+    process: subprocess.Popen[bytes]
+
+    def connect(self) -> ssl.SSLSocket:
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        return self.trust.wrap_socket(plain, server_hostname="localhost")
+
+    def client(self) -> httpx.Client:
+        url = f"https://localhost:{self.port}"
+        return httpx.Client(base_url=url, verify=self.trust, timeout=60)
+
+
+@contextmanager
+def secured(certificate: tuple[Path, Path]) -> Iterator[Secured]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -40,15 +62,22 @@ def test_https_is_served_where_there_is_a_certificate(certificate: tuple[Path, P
     command += ["--tls-certificate", str(certificate[0]), "--tls-key", str(certificate[1])]
     trust = ssl.create_default_context(cafile=str(certificate[0]))
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        server = Secured(port, trust, process)
         try:
-            with httpx.Client(base_url=f"https://localhost:{port}", verify=trust) as client:
+            with server.client() as client:
                 wait_until_healthy(client)
-                body = {"model": "all-MiniLM-L6-v2", "input": "a"}
-                assert client.post("/v1/embeddings", json=body).status_code == 200
-            with pytest.raises(httpx.HTTPError):
-                httpx.get(f"http://localhost:{port}/health")
+            yield server
         finally:
-            process.terminate()
+            process.kill()
+
+
+def test_https_is_served_where_there_is_a_certificate(certificate: tuple[Path, Path]) -> None:
+    with secured(certificate) as server:
+        with server.client() as client:
+            body = {"model": "all-MiniLM-L6-v2", "input": "a"}
+            assert client.post("/v1/embeddings", json=body).status_code == 200
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(f"http://localhost:{server.port}/health")
 
 
 def wait_until_healthy(client: httpx.Client) -> None:
@@ -58,6 +87,56 @@ def wait_until_healthy(client: httpx.Client) -> None:
                 return
         time.sleep(0.1)
     raise AssertionError("the server did not start")
+
+
+TEXTS = 2000
+
+
+def post(connection: ssl.SSLSocket) -> None:
+    """Ask for an answer of many megabytes, far more than sockets hold."""
+    body = json.dumps({"model": "all-MiniLM-L6-v2", "input": ["a"] * TEXTS}).encode()
+    head = "POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+    connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+
+
+def read_body(connection: ssl.SSLSocket) -> bytes:
+    """Read an answer from its second byte on."""
+    with connection.makefile("rb") as file:
+        length = 0
+        while line := file.readline().strip():
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.split(b":")[1])
+        return file.read(length)
+
+
+def test_who_holds_a_connection_open_does_not_hold_up_the_stop(
+    certificate: tuple[Path, Path],
+) -> None:
+    with (
+        secured(certificate) as server,
+        server.connect() as idle,
+        socket.create_connection(("127.0.0.1", server.port)),  # and never begins TLS
+    ):
+        idle.sendall(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert idle.recv(65_536).startswith(b"HTTP/1.1 200")
+        server.process.terminate()
+        # asyncio by itself waits 30 s for the client to agree to the end.
+        assert server.process.wait(25) == 0
+
+
+def test_what_was_accepted_is_answered_to_those_who_read_slowly(
+    certificate: tuple[Path, Path],
+) -> None:
+    with secured(certificate) as server, server.connect() as slow, server.connect() as busy:
+        post(slow)
+        assert slow.recv(1) == b"H"  # the rest does not fit in any buffer, and is on its way
+        post(busy)
+        server.process.terminate()
+        assert len(json.loads(read_body(busy))["data"]) == TEXTS
+        time.sleep(2 * (LINGER_SECONDS + GOODBYE_SECONDS))
+        assert server.process.poll() is None
+        assert len(json.loads(read_body(slow))["data"]) == TEXTS
+        assert server.process.wait(25) == 0
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])
