@@ -16,6 +16,7 @@ from appliance.access.keyring import Keyring
 from appliance.access.quotas import Quotas
 from appliance.access.usage import UsageLog, Used
 from appliance.errors import Conflict, StoreUnavailable, Unauthenticated, UnknownKey
+from appliance.logs import CONSOLE_ONLY
 from appliance.settings import Settings
 
 if TYPE_CHECKING:
@@ -213,4 +214,5 @@ def _print_first(secret: str, note: str) -> None:
         " only here: %s",
         note,
         secret,
+        extra={CONSOLE_ONLY: True},
     )

@@ -78,8 +78,21 @@ class Grant:
 EVERYTHING = Grant(None, frozenset({"admin"}))
 
 
-class TokenRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """What a new token shall be. Fields as in :class:`Token`."""
+class TokenTerms(msgspec.Struct):
+    """What a token is made with. Subclasses have the fields, as they check them or do not.
+
+    Attributes:
+        name: What its maker calls it.
+        scopes: What it opens: ``embed``: ``/v1``; ``admin``: ``/api`` as well.
+        models: Names or aliases of the models that may be used; ``None``: all.
+        expires_at: When it ends, with a time zone; ``None``: never.
+        requests_per_minute: Quota; ``None``: unlimited.
+        tokens_per_minute: Quota, of the tokens that models read; ``None``: unlimited.
+    """
+
+
+class TokenRequest(TokenTerms, forbid_unknown_fields=True):
+    """What a new token shall be."""
 
     name: Text
     scopes: Annotated[list[Scope], msgspec.Meta(min_length=1)] = msgspec.field(
@@ -91,19 +104,13 @@ class TokenRequest(msgspec.Struct, forbid_unknown_fields=True):
     tokens_per_minute: Limit | None = None
 
 
-class Token(msgspec.Struct):
+class Token(TokenTerms):
     """A stored token, as its owners see it.
 
     Attributes:
         id: Names it in the API and on the command line.
-        name: What its maker called it.
         prefix: How its secret begins.
         state: ``active``, ``expired`` or ``revoked``.
-        scopes: What it opens.
-        models: Names or aliases of the models that may be used; ``None``: all.
-        expires_at: When it ends; ``None``: never.
-        requests_per_minute: Quota; ``None``: unlimited.
-        tokens_per_minute: Quota; ``None``: unlimited.
         created_at: When it was made.
         last_used_at: When a request last came with it, give or take a few seconds.
         revoked_at: When it was revoked.

@@ -140,12 +140,21 @@ def test_failed_tries_are_limited_by_address(tmp_path: Path) -> None:
         assert httpx.get(f"{server.url}/health").status_code == 200
 
 
+TELLING = (
+    *(f"/api/{name}" for name in ("tokens", "status", "models", "config", "config/schema")),
+    *("/api/config?download=1", "/api/logs?level=debug&limit=1000", "/api/series?window=900"),
+    *("/metrics", "/health", "/ready", "/v1/models", "/nowhere", f"/nowhere?key={'x' * 9}"),
+)
+"""Routes that tell of the instance; one that is not served tells so."""
+
+
 def test_secrets_turn_up_nowhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     database = "postgresql://u:planted-password@127.0.0.1:1/x"
     monkeypatch.setenv("APPLIANCE_API_KEYS", KEY)
     monkeypatch.setenv("APPLIANCE_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("APPLIANCE_HF_TOKEN", "hf_planted")
     with run_process("--log-level", "debug") as server:
         made = create(server)
         hidden = made["secret"].removeprefix(made["token"]["prefix"])
@@ -156,10 +165,7 @@ def test_secrets_turn_up_nowhere(
             embed(server, made["secret"], model="none"),
             ask(server, made["secret"], "GET", "/api/tokens"),
             ask(server, made["secret"], "POST", "/v1/embeddings", content=b"{"),
-            *(
-                ask(server, KEY, "GET", path)
-                for path in ("/api/tokens", "/api/status", "/api/models", "/health", "/nowhere")
-            ),
+            *(ask(server, KEY, "GET", path) for path in TELLING),
             ask(server, KEY, "DELETE", f"/api/tokens/{made['token']['id']}"),
             embed(server, made["secret"]),
         ]
@@ -174,7 +180,7 @@ def test_secrets_turn_up_nowhere(
     assert "database_url" in captured.out
     assert "database_url: its host or port is malformed" in captured.err
     told += [captured.out, captured.err]
-    for planted in (KEY, hidden, "planted-password", "planted-port"):
+    for planted in (KEY, hidden, "hf_planted", "planted-password", "planted-port"):
         assert not [text for text in told if planted in text], planted
 
 

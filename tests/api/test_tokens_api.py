@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from appliance.database import database_file
 from appliance.settings import Settings
 from tests.api.access import KEY, ask, create, embed, guarded, secret
 from tests.api.management import assert_error, eventually
@@ -208,8 +211,14 @@ def test_a_token_that_another_process_revokes_is_refused_within_five_seconds(
         assert embed(server, stays).status_code == 200
 
 
+def tables(folder: Path) -> set[str]:
+    with closing(sqlite3.connect(database_file(folder))) as connection:
+        rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        return {name for (name,) in rows}
+
+
 def test_in_open_mode_tokens_can_be_made_and_none_is_asked_for(tmp_path: Path) -> None:
     with run_in_thread(Settings(models=guarded().models, data_dir=tmp_path)) as server:
-        assert not list(tmp_path.iterdir()), "a store is made when it is wanted"
+        assert "tokens" not in tables(tmp_path), "a store is made when it is wanted"
         assert ask(server, None, "POST", "/api/tokens", json={"name": "x"}).status_code == 201
         assert embed(server, None).status_code == 200
