@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 import uuid
@@ -14,12 +15,19 @@ from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from appliance.errors import ClientLeft
+from appliance.logs import current_request_id
 
 __all__ = ["RequestContext", "elapsed_milliseconds", "while_connected"]
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
 _HEADER = b"x-request-id"
+_WATCHING = ("/api/", "/dashboard", "/health", "/metrics", "/ready")
+"""Paths that are asked for again and again by those who watch; the log would be full of it."""
+
+MOST_PATH_CHARACTERS = 200
 _ACCEPTABLE = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 
 
@@ -44,14 +52,37 @@ class RequestContext:
         request_id = next((value for name, value in scope["headers"] if name == _HEADER), b"")
         if not _ACCEPTABLE.fullmatch(request_id):
             request_id = b"req_" + uuid.uuid4().hex.encode()
+        current_request_id.set(request_id.decode("ascii"))
         scope.setdefault("state", {})["started"] = time.perf_counter()
+        status = 0
 
         async def send_with_id(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 message["headers"] = [*message["headers"], (_HEADER, request_id)]
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            _log(scope, status)
+
+
+def _log(scope: Scope, status: int) -> None:
+    """A line for a request, without its query. Status 0: there was no answer."""
+    method, path = str(scope.get("method")), scope["path"]
+    if logger.isEnabledFor(logging.DEBUG) and not (method == "GET" and path.startswith(_WATCHING)):
+        raw: bytes = scope.get("raw_path") or path.encode()
+        shown = raw.decode("latin-1")[:MOST_PATH_CHARACTERS]
+        logger.debug(
+            "%s %s %d, %.1f ms, %s",
+            method,
+            shown,
+            status,
+            elapsed_milliseconds(scope),
+            current_request_id.get(),
+        )
 
 
 def elapsed_milliseconds(scope: Scope) -> float:
