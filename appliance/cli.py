@@ -16,23 +16,22 @@ from pydantic_settings import CliSettingsSource
 
 from appliance import __version__
 from appliance.bulk.arguments import add_embed_flags, take_embed_arguments
-from appliance.configuration import (
-    SettingsFault,
-    add_settings_flags,
-    describe_settings,
-    export_settings,
-    load_settings,
-    settings_schema,
+from appliance.config_command import (
+    add_clone_flags,
+    add_remote_flags,
+    run_config_command,
+    take_arguments,
 )
-from appliance.model_settings import is_hub_name
-from appliance.persistence import KeptModels, models_file
+from appliance.configuration import Configuration, load_settings, read_configuration
+from appliance.faults import SettingsFault
 from appliance.settings import Settings
+from appliance.settings_reference import describe_settings, settings_schema
+from appliance.settings_sources import add_settings_flags
 
 __all__ = ["main"]
 
 EXIT_BAD_SETTINGS = 2
 
-Action = Callable[[argparse.Namespace, Settings], int]
 Result = TypeVar("Result")
 
 _MODELS_ACTIONS = {
@@ -40,6 +39,13 @@ _MODELS_ACTIONS = {
     "load": "bring a model's weights to its device",
     "offload": "park a model's weights in RAM or on disk",
     "unload": "give back all that a model takes",
+}
+
+_CONFIG_ACTIONS = {
+    "show": "print the settings in force, secrets hidden",
+    "validate": "check the settings and say what is wrong",
+    "export": "print a file that starts an equal instance",
+    "clone": "print such a file with some settings changed",
 }
 
 _TOKEN_ACTIONS = {
@@ -61,30 +67,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="appliance", description="Serve embedding models.")
     parser.add_argument("--version", action="version", version=f"appliance {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_command(commands, "serve", "serve models over HTTP", _serve)
+    _add_serve(commands)
     _add_embed(commands)
     _add_models(commands)
     _add_token(commands)
-    config = commands.add_parser("config", help="show, check and move settings")
-    actions = config.add_subparsers(metavar="ACTION", required=True)
-    _add_command(actions, "show", "print the settings in force, secrets hidden", _show)
-    _add_command(actions, "validate", "check the settings and say what is wrong", _validate)
-    _add_command(actions, "export", "print a file that starts an equal instance", _export)
-    schema = actions.add_parser("schema", help="describe every setting")
-    schema.add_argument("--format", choices=("json", "markdown"), default="json")
-    schema.set_defaults(run=_schema)
+    _add_config(commands)
     parsed = parser.parse_args(arguments)
     code: int = parsed.run(parsed)
     return code
 
 
-def _add_command(commands: Any, name: str, text: str, action: Action) -> None:
-    parser = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+def _add_serve(commands: Any) -> None:
+    text = "serve models over HTTP"
+    parser = commands.add_parser("serve", help=text, description=text.capitalize() + ".")
     flags = add_settings_flags(parser)
 
     def run(parsed: argparse.Namespace) -> int:
-        settings = _settings_or_none(flags, parsed)
-        return EXIT_BAD_SETTINGS if settings is None else action(parsed, settings)
+        configuration = _configuration_or_none(flags, parsed)
+        return EXIT_BAD_SETTINGS if configuration is None else _serve(configuration)
+
+    parser.set_defaults(run=run)
+
+
+def _add_config(commands: Any) -> None:
+    config = commands.add_parser("config", help="show, check and move settings")
+    actions = config.add_subparsers(metavar="ACTION", required=True)
+    for action, text in _CONFIG_ACTIONS.items():
+        _add_config_action(actions, action, text)
+    schema = actions.add_parser("schema", help="describe every setting")
+    schema.add_argument("--format", choices=("json", "markdown"), default="json")
+    schema.set_defaults(run=_schema)
+
+
+def _add_config_action(actions: Any, action: str, text: str) -> None:
+    parser = actions.add_parser(action, help=text, description=text.capitalize() + ".")
+    if action in ("export", "clone"):
+        add_remote_flags(parser)
+    if action == "clone":
+        add_clone_flags(parser)
+    flags = add_settings_flags(parser)
+
+    def run(parsed: argparse.Namespace) -> int:
+        arguments = take_arguments(parsed, action)
+        configuration = _configuration_or_none(flags, parsed)
+        if configuration is None:
+            return EXIT_BAD_SETTINGS
+        code = _told(lambda: run_config_command(arguments, configuration))
+        return EXIT_BAD_SETTINGS if code is None else code
 
     parser.set_defaults(run=run)
 
@@ -97,9 +126,10 @@ def _add_embed(commands: Any) -> None:
 
     def run(parsed: argparse.Namespace) -> int:
         arguments = take_embed_arguments(parsed)
-        settings = _settings_or_none(flags, parsed)
-        if settings is None:
+        configuration = _configuration_or_none(flags, parsed)
+        if configuration is None:
             return EXIT_BAD_SETTINGS
+        settings = configuration.settings
         os.environ.update(settings.environment)
         # After the line above, as for the server; and no other command needs pyarrow.
         from appliance.bulk.command import embed_file
@@ -182,13 +212,13 @@ def _token(parsed: argparse.Namespace) -> int:
     return run_token_command(parsed, settings)
 
 
-def _settings_or_none(
+def _configuration_or_none(
     flags: CliSettingsSource[Settings], parsed: argparse.Namespace
-) -> Settings | None:
+) -> Configuration | None:
     config = parsed.config
     del parsed.config  # every attribute that is left is a flag of a setting
     del parsed.run
-    return _told(lambda: load_settings(flags(parsed_args=parsed), config))
+    return _told(lambda: read_configuration(flags(parsed_args=parsed), config))
 
 
 def _told(read: Callable[[], Result]) -> Result | None:
@@ -201,71 +231,13 @@ def _told(read: Callable[[], Result]) -> Result | None:
         return None
 
 
-def _serve(_: argparse.Namespace, settings: Settings) -> int:
-    os.environ.update(settings.environment)
+def _serve(configuration: Configuration) -> int:
+    os.environ.update(configuration.settings.environment)
     # After the line above, so that the variables reach libraries which read them at import.
     from appliance.server import serve
 
-    code = _told(lambda: serve(settings))
+    code = _told(lambda: serve(configuration))
     return EXIT_BAD_SETTINGS if code is None else code
-
-
-def _show(_: argparse.Namespace, settings: Settings) -> int:
-    data = settings.model_dump(mode="json")
-    for name in export_settings(settings)["secrets_omitted"]:
-        head, _, key = name.partition(".")
-        if key:
-            data[head][key] = "**********"
-    print(json.dumps(data, indent=2))
-    return 0
-
-
-def _validate(_: argparse.Namespace, settings: Settings) -> int:
-    names = ", ".join(model.name for model in settings.models)
-    if settings.data_dir is not None:
-        kept = _told(partial(KeptModels, settings.data_dir))
-        if kept is None:
-            return EXIT_BAD_SETTINGS
-        names = ", ".join(model.name for model in kept.served(settings.models))
-    print(f"the settings are good; models: {names}")
-    return 0
-
-
-def _export(_: argparse.Namespace, settings: Settings) -> int:
-    commits, loose = _commits(settings)
-    data = export_settings(settings, commits)
-    print(json.dumps(data, indent=2))
-    for name in data["secrets_omitted"]:
-        print(f"appliance: left out, a secret: {name}", file=sys.stderr)
-    for name in loose:
-        print(
-            f"appliance: not pinned to a commit, as no download of it is at hand: {name}",
-            file=sys.stderr,
-        )
-    if settings.data_dir is not None and models_file(settings.data_dir).exists():
-        print(
-            f"appliance: left out: what {models_file(settings.data_dir)} says of models that were"
-            " added and removed at run time",
-            file=sys.stderr,
-        )
-    return 0
-
-
-def _commits(settings: Settings) -> tuple[dict[str, str], list[str]]:
-    """The commit of each model of the hub, by its name, and the models without a known one."""
-    of_the_hub = [model for model in settings.models if is_hub_name(model.model)]
-    if not of_the_hub:
-        return {}, []
-    os.environ.update(settings.environment)
-    # After the line above: the variables may say where the hub's cache is.
-    from appliance.engine.hub import commit_at_hand
-
-    found = {
-        model.name: commit_at_hand(model.model, model.revision, settings.hub_cache)
-        for model in of_the_hub
-    }
-    known = {name: commit for name, commit in found.items() if commit is not None}
-    return known, [name for name in found if name not in known]
 
 
 def _schema(parsed: argparse.Namespace) -> int:

@@ -1,86 +1,154 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where settings come from, how faults are told, and how an instance is exported.
+"""Where settings come from, which source beats which, and what is wrong with them.
 
 Flags beat the environment, the environment beats the file, the file beats the defaults.
+
+The file is the one that was kept in ``data_dir`` by ``PUT /api/config``, if there is one, else the
+one that ``--config`` names. Where the kept one is in force, the other is asked for two things only:
+``data_dir`` itself, which says where the kept one lies and so cannot be set in it; and the secrets
+that the kept one leaves out, as it never holds any.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal
 
-from pydantic import BaseModel, SecretStr, ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
+from pydantic import ValidationError
 from pydantic_settings import (
     BaseSettings,
     CliSettingsSource,
-    EnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
 )
 
-from appliance.settings import ENV_PREFIX, ModelSettings, Settings
+from appliance.faults import Fault, SettingsFault, find_faults, is_secret, sounds_secret
+from appliance.model_settings import decode_items
+from appliance.settings import ENV_PREFIX, Settings
+from appliance.settings_sources import (
+    CONFIG_VARIABLE,
+    Values,
+    by_number,
+    read_environment,
+    read_file,
+    unknown_variables,
+)
 
 __all__ = [
-    "SettingsFault",
-    "add_settings_flags",
-    "describe_settings",
-    "export_settings",
+    "Configuration",
+    "Source",
+    "check_values",
+    "kept_file",
     "load_settings",
-    "settings_schema",
-    "tell_faults",
+    "read_configuration",
 ]
 
-CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
-_NO_SUCH_SETTING = "there is no such setting; `appliance config schema` lists them all"
-_SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSW", "CREDENTIAL", "AUTH", "HEADERS")
+Source = Literal["flags", "environment", "kept", "file"]
+Layers = Mapping[Source, Values]
+
+_ORDER: tuple[Source, ...] = ("flags", "environment", "kept", "file")
 
 
-class SettingsFault(Exception):
-    """Settings that no instance can start with.
+def kept_file(folder: Path) -> Path:
+    """The file that ``PUT /api/config`` writes, given the setting ``data_dir``."""
+    return folder.expanduser() / "config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Settings, and where they came from.
 
     Attributes:
-        faults: One line for each fault, naming the setting and what is allowed.
+        settings: Those in force.
+        layers: What each source said; flags, environment and the rest as they were at the start.
+        kept: The kept file, if that is in force.
     """
 
-    def __init__(self, faults: list[str]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
+    settings: Settings
+    layers: Layers
+    kept: Path | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Configuration:
+        """The configuration of an instance that was given its settings by a program."""
+        said = {name: getattr(settings, name) for name in settings.model_fields_set}
+        return cls(settings, {"flags": {}, "environment": {}, "file": said})
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """By setting, the source that it comes from; those at their default are not there."""
+        return _sources(self.layers)
+
+    @property
+    def overridden(self) -> dict[str, Source]:
+        """By setting, the source that has another value than the kept configuration in force."""
+        kept = self.layers.get("kept", {})
+        wanted = _validated({"file": kept})
+        return {
+            name: source
+            for name, source in _sources(self.layers).items()
+            if name in kept
+            and source != "kept"
+            and not is_secret(name)
+            and getattr(wanted, name) != getattr(self.settings, name)
+        }
+
+    def with_kept(self, values: Values) -> tuple[Configuration | None, list[Fault]]:
+        """What the next start would find if values were kept.
+
+        Args:
+            values: As an export has them.
+
+        Returns:
+            It, or ``None`` if there would be no start; and what is wrong with the values.
+        """
+        if faults := check_values(values):
+            return None, faults
+        layers = {**self.layers, "kept": by_number(values)}
+        try:
+            settings = _validated(_in_force(layers))
+        except ValidationError as error:
+            return None, find_faults(error)
+        if faults := _missing_secrets(settings):
+            return None, faults
+        return replace(self, settings=settings, layers=layers), []
 
 
-def add_settings_flags(parser: argparse.ArgumentParser) -> CliSettingsSource[Settings]:
-    """Give a command one flag for each setting.
+def check_values(values: Values) -> list[Fault]:
+    """Say what is wrong with values on their own, such as that they hold a secret."""
+    secrets = sorted(name for name, value in values.items() if is_secret(name) and value)
+    faults = [_in_clear(name, f"{ENV_PREFIX}{name.upper()}") for name in secrets]
+    rest = {name: value for name, value in values.items() if not is_secret(name)}
+    try:
+        settings = _validated({"file": by_number(rest)})
+    except ValidationError as error:
+        return faults + find_faults(error)
+    return faults + [
+        _in_clear(f"environment.{key}", f"{ENV_PREFIX}ENVIRONMENT__{key}")
+        for key in settings.environment
+        if sounds_secret(key)
+    ]
 
-    Returns:
-        The source that :func:`load_settings` reads the parsed flags from.
-    """
-    source: CliSettingsSource[Settings] = CliSettingsSource(
-        Settings,
-        root_parser=parser,
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-        formatter_class=argparse.HelpFormatter,
+
+def _in_clear(name: str, variable: str) -> Fault:
+    return Fault(
+        name, f"a configuration holds no secrets; set {variable}, and name it in secrets_omitted"
     )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help=f"JSON file with settings; {CONFIG_VARIABLE} works too",
-    )
-    return source
 
 
 def load_settings(
     flags: CliSettingsSource[Settings] | None = None, config: Path | None = None
 ) -> Settings:
+    """Read every source and check the whole; see :func:`read_configuration`."""
+    return read_configuration(flags, config).settings
+
+
+def read_configuration(
+    flags: CliSettingsSource[Settings] | None = None, config: Path | None = None
+) -> Configuration:
     """Read every source and check the whole.
 
     Args:
@@ -92,203 +160,106 @@ def load_settings(
     """
     if config is None and os.environ.get(CONFIG_VARIABLE):
         config = Path(os.environ[CONFIG_VARIABLE])
-    faults = _unknown_variables()
+    faults: list[str | Fault] = [*unknown_variables()]
     try:
-        settings = _read(flags, config)
-    except ValidationError as error:
-        raise SettingsFault(faults + tell_faults(error)) from None
+        layers: dict[Source, Values] = {
+            "flags": {} if flags is None else dict(flags()),
+            "environment": read_environment(),
+            "file": {} if config is None else by_number(read_file(config)),
+        }
     except (OSError, TypeError, ValueError) as error:
         raise SettingsFault([*faults, f"{config}: {error}"]) from None
-    if faults := faults + _missing_secrets(settings):
+    kept = _kept_of(layers)
+    if kept is not None:
+        layers["kept"] = _read_kept(kept)
+    try:
+        settings = _validated(_in_force(layers))
+    except ValidationError as error:
+        raise SettingsFault([*faults, *find_faults(error)]) from None
+    if faults := [*faults, *_missing_secrets(settings)]:
         raise SettingsFault(faults)
-    return settings
+    return Configuration(settings, layers, kept)
 
 
-def _read(flags: CliSettingsSource[Settings] | None, config: Path | None) -> Settings:
-    class FromAllSources(Settings):
+def _kept_of(layers: Layers) -> Path | None:
+    """The kept file, if there is one. Where it would be has to be told by the other sources."""
+    said = [layers[source].get("data_dir") for source in _ORDER if source in layers]
+    folder = next((folder for folder in said if folder), None)
+    if not isinstance(folder, (str, Path)):
+        return None
+    try:
+        path = kept_file(Path(folder))
+        return path if path.exists() else None
+    except (OSError, RuntimeError, ValueError) as error:  # there can be no such folder
+        raise SettingsFault([f"data_dir: {error}"]) from None
+
+
+def _read_kept(path: Path) -> Values:
+    try:
+        values = read_file(path)
+        faults = [str(fault) for fault in check_values(values)]
+    except (OSError, TypeError, ValueError) as error:
+        faults = [str(error)]
+    if faults:
+        way_out = "correct the file that PUT /api/config has kept, or remove it to start without"
+        raise SettingsFault([f"{path}: {fault}; {way_out}" for fault in faults])
+    return by_number(values)
+
+
+def _in_force(layers: Layers) -> dict[Source, Values]:
+    """The layers without what the kept one takes the place of."""
+    kept = layers.get("kept")
+    if kept is None:
+        return dict(layers)
+    file = layers.get("file", {})
+    omitted = [str(name) for name in _as_list(kept.get("secrets_omitted"))]
+    rest = {name: file[name] for name in ("data_dir", *omitted) if name in file}
+    if isinstance(variables := file.get("environment"), dict):
+        keys = [name.removeprefix("environment.") for name in omitted]
+        rest["environment"] = {key: variables[key] for key in keys if key in variables}
+    kept = {name: value for name, value in kept.items() if name != "data_dir"}
+    return {**layers, "kept": kept, "file": {name: value for name, value in rest.items() if value}}
+
+
+def _sources(layers: Layers) -> dict[str, Source]:
+    layers = _in_force(layers)
+    return {
+        name: source
+        for source in reversed(_ORDER)
+        for name in layers.get(source, {})
+        if name in Settings.model_fields
+    }
+
+
+def _as_list(names: object) -> list[Any]:
+    names = decode_items(names)
+    return names if isinstance(names, list) else []
+
+
+def _validated(layers: Layers) -> Settings:
+    class FromLayers(Settings):
         @classmethod
         def settings_customise_sources(
             cls, settings_cls: type[BaseSettings], *_: Any, **__: Any
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            sources: list[PydanticBaseSettingsSource] = [_Environment(settings_cls)]
-            if flags is not None:
-                sources.insert(0, flags)
-            if config is not None:
-                sources.append(InitSettingsSource(settings_cls, _read_file(config)))
-            return tuple(sources)
+            return tuple(
+                InitSettingsSource(settings_cls, layers[source])
+                for source in _ORDER
+                if source in layers
+            )
 
-    return FromAllSources()
-
-
-class _Environment(EnvSettingsSource):
-    """``APPLIANCE_*``, with the spelling kept where a variable's name is itself a value."""
-
-    def __call__(self) -> dict[str, Any]:
-        values = super().__call__()
-        prefix = f"{ENV_PREFIX}ENVIRONMENT__"
-        named = {
-            name.removeprefix(prefix): value
-            for name, value in os.environ.items()
-            if name.startswith(prefix)
-        }
-        if named:
-            values["environment"] = named
-        return values
+    return FromLayers()
 
 
-def _read_file(config: Path) -> dict[str, Any]:
-    if not config.is_file():
-        raise FileNotFoundError("there is no such settings file")
-    values = json.loads(config.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise TypeError("it must hold a JSON object")
-    if isinstance(models := values.get("models"), list):
-        # By number, as the environment has them, so that APPLIANCE_MODELS__0__... adds to the
-        # file's model rather than taking its place.
-        values["models"] = {
-            str(number): {"model": model} if isinstance(model, str) else model
-            for number, model in enumerate(models)
-        }
-    return values
-
-
-def _unknown_variables() -> list[str]:
-    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields} | {CONFIG_VARIABLE}
-    nested = {f"{ENV_PREFIX}MODELS", f"{ENV_PREFIX}ENVIRONMENT"}
-    return [
-        f"{variable}: {_NO_SUCH_SETTING}"
-        for variable in sorted(os.environ)
-        if variable.startswith(ENV_PREFIX)
-        and variable not in known
-        and not ("__" in variable and variable.partition("__")[0] in nested)
-    ]
-
-
-def _missing_secrets(settings: Settings) -> list[str]:
+def _missing_secrets(settings: Settings) -> list[Fault]:
     faults = []
     for name in settings.secrets_omitted:
         head, _, key = name.partition(".")
         if not (key in settings.environment if key else getattr(settings, head, None)):
             variable = f"{ENV_PREFIX}{head.upper()}" + (f"__{key}" if key else "")
-            faults.append(
-                f"secrets_omitted: the imported file leaves out {name!r}; set {variable}, or take"
-                f" {name!r} from the list to start without it"
+            told = (
+                f"the imported file leaves out {name!r}; set {variable}, or take {name!r} from the"
+                " list to start without it"
             )
+            faults.append(Fault("secrets_omitted", told))
     return faults
-
-
-def tell_faults(error: ValidationError, where: str = "") -> list[str]:
-    """One line for each fault, naming the setting and what is allowed.
-
-    Args:
-        error: What pydantic found.
-        where: Path of the whole that was checked, if that is a part of the settings.
-    """
-    return [_tell(fault, where) for fault in _first_causes(error)]
-
-
-def _first_causes(error: ValidationError) -> list[Any]:
-    """Faults that are not the mere consequence of another, such as a list that lost its items."""
-    faults = error.errors()
-    inner = {fault["loc"][0] for fault in faults if len(fault["loc"]) > 1}
-    return [f for f in faults if f["type"] != "too_short" or f["loc"][0] not in inner]
-
-
-def _tell(fault: Any, where: str) -> str:
-    path = ".".join(str(part) for part in (where, *fault["loc"]) if part != "") or "settings"
-    if fault["type"] == "extra_forbidden":
-        return f"{path}: {_NO_SUCH_SETTING}"
-    message = fault["msg"].removeprefix("Value error, ")
-    head = str(fault["loc"][0]) if fault["loc"] else ""
-    value = fault["input"]
-    may_be_secret = head == "environment" or _is_secret(head)
-    plain = isinstance(value, (str, int, float, bool)) and not may_be_secret
-    return f"{path}: {message}" + (f" (given: {value!r})" if plain else "")
-
-
-def _is_secret(name: str) -> bool:
-    field = Settings.model_fields.get(name)
-    return field is not None and SecretStr in _flatten(field.annotation)
-
-
-def _flatten(annotation: Any) -> set[Any]:
-    return {annotation}.union(*(_flatten(part) for part in get_args(annotation)))
-
-
-def export_settings(settings: Settings, commits: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Write settings as the JSON object that starts an equal instance.
-
-    Secrets are left out, and named under ``secrets_omitted``: an instance that imports the
-    object does not start before each is given to it.
-
-    Args:
-        settings: The instance's.
-        commits: By a model's name, the commit of the hub to write as its ``revision``, so that
-            the instance which imports the object serves the same files whatever has become of the
-            branch.
-    """
-    secrets = [name for name in Settings.model_fields if _is_secret(name)]
-    omitted = [name for name in secrets if getattr(settings, name)]
-    data = settings.model_dump(mode="json", exclude_none=True, exclude=set(omitted))
-    data["secrets_omitted"] = omitted
-    for model in data["models"]:
-        if commit := (commits or {}).get(model["name"]):
-            model["revision"] = commit
-    for key in [key for key in settings.environment if _sounds_secret(key)]:
-        del data["environment"][key]
-        data["secrets_omitted"].append(f"environment.{key}")
-    return data
-
-
-def _sounds_secret(variable: str) -> bool:
-    return any(word in variable.upper() for word in _SECRET_WORDS)
-
-
-def settings_schema() -> dict[str, Any]:
-    """JSON Schema of the settings file."""
-    return Settings.model_json_schema()
-
-
-def describe_settings() -> str:
-    """Markdown tables of all settings, as they stand in the README."""
-    lines = ["| Setting | Variable | Default | Meaning |", "| --- | --- | --- | --- |"]
-    for name, field in Settings.model_fields.items():
-        lines.append(_row(name, f"`{ENV_PREFIX}{name.upper()}`", field))
-    lines += ["", "For each model, as an object in `models`:", ""]
-    lines += ["| Setting | Values | Default | Meaning |", "| --- | --- | --- | --- |"]
-    for name, field in ModelSettings.model_fields.items():
-        lines.append(_row(name, _values(field.annotation), field))
-    return "\n".join(lines) + "\n"
-
-
-def _row(name: str, second: str, field: FieldInfo) -> str:
-    meaning = " ".join((field.description or "").split())
-    return f"| `{name}` | {second} | {_default(field.default)} | {meaning} |"
-
-
-def _default(default: Any) -> str:
-    if default in (None, "", (), PydanticUndefined) or default == {}:
-        return ""
-    if isinstance(default, tuple):
-        return f"`{json.dumps([item.model for item in default])}`"
-    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
-
-
-def _values(annotation: Any) -> str:
-    if get_origin(annotation) is Literal:
-        return ", ".join(f"`{value}`" for value in get_args(annotation))
-    if get_origin(annotation) in (Union, UnionType):
-        return " or ".join(_values(a) for a in get_args(annotation) if a is not type(None))
-    if get_origin(annotation) is tuple:
-        return "list of text"
-    words = {
-        str: "text",
-        Path: "path",
-        int: "number",
-        float: "number",
-        bool: "`true`, `false`",
-    }
-    for part in get_args(annotation) or (annotation,):
-        if part in words:
-            return words[part]
-    return "object" if isinstance(annotation, type) and issubclass(annotation, BaseModel) else ""

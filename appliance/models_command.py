@@ -14,7 +14,7 @@ from rich.text import Text
 from appliance.settings import Settings
 from appliance.tables import new_table, table_console
 
-__all__ = ["run_models_command"]
+__all__ = ["ask_server", "run_models_command"]
 
 TIMEOUT_SECONDS = 600.0
 """Longest wait for an answer; a model is loaded from the hub in the meantime, perhaps."""
@@ -36,11 +36,8 @@ def run_models_command(parsed: argparse.Namespace, settings: Settings) -> int:
     Returns:
         The exit code: 0, or 1 if the server does not answer, or refuses.
     """
-    base = (parsed.base_url or _own_url(settings)).rstrip("/").removesuffix("/v1")
-    key = parsed.api_key or next((k.get_secret_value() for k in settings.api_keys), None)
-    headers = {"authorization": f"Bearer {key}"} if key else {}
     try:
-        with httpx.Client(base_url=base, headers=headers, timeout=TIMEOUT_SECONDS) as client:
+        with _client(parsed.base_url, parsed.api_key, settings) as client:
             if parsed.action == "list":
                 answer = _ask(client, "GET", "/api/models")
                 models = answer["models"]
@@ -55,6 +52,30 @@ def run_models_command(parsed: argparse.Namespace, settings: Settings) -> int:
     else:
         _print_table(models)
     return 0
+
+
+def ask_server(path: str, base_url: str, api_key: str | None, settings: Settings) -> Any:
+    """Ask a running server for an object; ``None`` if it gives none, and why has been printed.
+
+    Args:
+        path: Of a management route.
+        base_url: The server.
+        api_key: Its key. Unset: the settings' first.
+        settings: May have a key.
+    """
+    try:
+        with _client(base_url, api_key, settings) as client:
+            return _ask(client, "GET", path)
+    except CommandFault as fault:
+        print(f"appliance: {fault}", file=sys.stderr)
+        return None
+
+
+def _client(base_url: str | None, api_key: str | None, settings: Settings) -> httpx.Client:
+    base = (base_url or _own_url(settings)).rstrip("/").removesuffix("/v1")
+    key = api_key or next((k.get_secret_value() for k in settings.api_keys), None)
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    return httpx.Client(base_url=base, headers=headers, timeout=TIMEOUT_SECONDS)
 
 
 def _own_url(settings: Settings) -> str:

@@ -1,22 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What outlives a restart: the models that were added and removed while an instance ran.
+"""What outlives a restart: the configuration that was imported, and models added and removed since.
 
-They are kept in ``<data_dir>/models.json``, an object of two lists: ``models`` has the same objects
-as the setting ``models``, and ``removed`` the names of models in the settings that are not to be
-served any more.
+There are two files in ``data_dir``, one on top of the other. ``config.json`` is a whole
+configuration; it was imported by ``PUT /api/config`` and takes the place of the file that
+``--config`` names, see :mod:`appliance.configuration`. ``models.json`` holds what was changed
+since, model by model: an object of two lists, of which ``models`` has the same objects as the
+setting ``models``, and ``removed`` the names of models in the settings that are not to be served
+any more.
+To import a configuration therefore writes the former and does away with the latter, in this order:
+between the two, the new configuration holds with the old changes.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from pydantic import ValidationError
 
-from appliance.configuration import SettingsFault, tell_faults
+from appliance.configuration import kept_file
 from appliance.durable import write_durably
+from appliance.faults import SettingsFault, tell_faults
 from appliance.settings import ModelSettings
 
 __all__ = ["KeptModels", "as_written", "models_file"]
@@ -52,6 +59,7 @@ class KeptModels:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self.path = models_file(folder)
         self.models: tuple[ModelSettings, ...] = ()
         self.removed: frozenset[str] = frozenset()
@@ -115,6 +123,23 @@ class KeptModels:
         models = tuple(model for model in self.models if model.name != name)
         in_settings = {name}.intersection(model.name for model in configured)
         self._write(models, self.removed | in_settings)
+
+    def replace(self, configuration: dict[str, Any]) -> None:
+        """Keep a whole configuration, and forget what was added and removed. Blocks.
+
+        Args:
+            configuration: Settings without secrets.
+
+        Raises:
+            OSError: Nothing has changed.
+        """
+        path = kept_file(self._folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with write_durably(path) as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(msgspec.json.format(msgspec.json.encode(configuration)) + b"\n")
+        self.path.unlink(missing_ok=True)
+        self.models, self.removed = (), frozenset()
 
     def _write(self, models: tuple[ModelSettings, ...], removed: frozenset[str]) -> None:
         content = _Content([as_written(model) for model in models], sorted(removed))

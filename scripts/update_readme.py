@@ -12,7 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from appliance.configuration import describe_settings
+from appliance.settings_reference import describe_settings
 
 README = Path(__file__).parent.parent / "README.md"
 PICTURE = Path(__file__).parent / "bench.png"

@@ -53,7 +53,9 @@ def test_an_added_model_outlives_a_restart_if_that_was_asked_for(tmp_path: Path)
         remove(server, "n")
     with start(folder) as server:
         assert names_of(server) == ["team/first", "second"]
-    assert [path.name for path in folder.iterdir()] == ["models.json"]
+    assert [path.name for path in folder.iterdir() if "appliance.db" not in path.name] == [
+        "models.json"
+    ]
 
 
 def test_what_is_kept_can_be_pasted_into_the_settings(tmp_path: Path) -> None:
@@ -112,13 +114,14 @@ def test_a_model_of_the_settings_wins_over_one_that_was_added(
 def test_nothing_changes_where_nothing_can_be_written(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     with start(folder) as server:
-        folder.touch()  # a file where the folder would be made
+        obstacle = folder / "models.json.tmp"  # where it would be written at first
+        obstacle.mkdir(parents=True)
         answer = add(server, "new", persist=True)
         assert_error(answer, 500, "Nothing has changed")
         assert str(folder) in answer.json()["error"]["message"]
         assert_error(api(server, "DELETE", "models/one?persist=true"), 500, "Nothing has changed")
         assert names_of(server) == ["team/first", "second"]
-        folder.unlink()
+        obstacle.rmdir()
         assert add(server, "new", persist=True).status_code == 201
         assert server.embed(model="one", input="a").status_code == 200
 

@@ -13,15 +13,12 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from appliance.cli import main
-from appliance.configuration import (
-    SettingsFault,
-    describe_settings,
-    export_settings,
-    load_settings,
-    settings_schema,
-)
+from appliance.configuration import load_settings
 from appliance.engine.sources import locate_model
+from appliance.exporting import export_settings
+from appliance.faults import SettingsFault
 from appliance.settings import ModelSettings, Settings
+from appliance.settings_reference import describe_settings, settings_schema
 from tests.fake_hub import FakeRepo, run_hub, use_endpoint
 
 

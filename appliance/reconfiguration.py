@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration of a running instance: told, checked, and replaced."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from appliance.configuration import Configuration, Source
+from appliance.engine.service import Engine
+from appliance.errors import Conflict, InvalidRequest
+from appliance.exporting import export_settings, known_commits, secret_settings, shown_values
+from appliance.faults import Fault
+from appliance.persistence import KeptModels
+from appliance.settings import Settings
+from appliance.settings_reference import settings_schema
+from appliance.settings_sources import Values
+
+__all__ = ["Reconfiguration", "Replaced", "SettingsReport"]
+
+
+class SettingsReport(msgspec.Struct):
+    """Answer of ``GET /api/config/schema``: what a form needs.
+
+    Attributes:
+        schema: JSON Schema of the settings, that of a model's inside.
+        values: Every setting in force; secrets are not there.
+        sources: Where settings that do not have their default come from.
+        secrets: Names of settings that hold secrets.
+        keeps: Whether this instance can keep another configuration.
+    """
+
+    schema: dict[str, Any]
+    values: dict[str, Any]
+    sources: dict[str, Source]
+    secrets: list[str]
+    keeps: bool
+
+
+class Replaced(msgspec.Struct):
+    """Answer of ``PUT /api/config``.
+
+    Attributes:
+        applied: What holds already.
+        at_restart: Settings that hold from the next start on.
+        overridden: Settings that will not hold, and the source that says otherwise.
+    """
+
+    applied: list[str]
+    at_restart: list[str]
+    overridden: dict[str, Source]
+
+
+class Reconfiguration:
+    """Tells and replaces the configuration.
+
+    Args:
+        configuration: That of the start.
+        kept: The models that were added and removed for good, if such are kept.
+    """
+
+    def __init__(self, configuration: Configuration, kept: KeptModels | None) -> None:
+        self._configuration = configuration
+        self._kept = kept
+
+    async def export(self, engine: Engine) -> dict[str, Any]:
+        """The object that starts an equal instance, with the models that are served now."""
+        settings = self._current(engine)
+        return export_settings(settings, await _commits(engine))
+
+    def report(self, engine: Engine) -> SettingsReport:
+        """All that a form needs."""
+        return SettingsReport(
+            settings_schema(),
+            shown_values(self._current(engine)),
+            self._configuration.sources,
+            secret_settings(),
+            self._kept is not None,
+        )
+
+    async def check(self, values: Values) -> list[Fault]:
+        """What is wrong with a configuration, were it kept."""
+        _, faults = await asyncio.to_thread(self._configuration.with_kept, values)
+        return faults
+
+    async def replace(self, engine: Engine, values: Values) -> Replaced:
+        """Keep a configuration for the next start, and serve its models now.
+
+        Args:
+            engine: The engine.
+            values: As an export has them.
+
+        Raises:
+            Conflict: Nothing is kept here.
+            InvalidRequest: With all faults; nothing has changed.
+            StorageFailed: It could not be written; nothing has changed.
+        """
+        kept = self._kept
+        if kept is None:
+            raise Conflict(
+                "This instance keeps nothing: start it with data_dir set, to have a configuration"
+                " kept there. An export can be started from with --config instead.",
+                param="data_dir",
+            )
+        found, faults = await asyncio.to_thread(self._configuration.with_kept, values)
+        if found is None:
+            told = "; ".join(str(fault) for fault in faults)
+            raise InvalidRequest(
+                f"The configuration is invalid. {told}.", param=faults[0].param or None
+            )
+        content = {name: value for name, value in values.items() if name != "data_dir"}
+        changed = await engine.catalogue.replace(
+            found.settings.models, await _commits(engine), lambda: kept.replace(content)
+        )
+        running = self._configuration.settings
+        return Replaced(
+            applied=["models"] if changed else [],
+            at_restart=[
+                name
+                for name in Settings.model_fields
+                if name not in ("models", "secrets_omitted")
+                and getattr(found.settings, name) != getattr(running, name)
+            ],
+            overridden=await asyncio.to_thread(lambda: found.overridden),
+        )
+
+    def _current(self, engine: Engine) -> Settings:
+        models = tuple(model.settings for model in engine.models)
+        return self._configuration.settings.model_copy(update={"models": models})
+
+
+async def _commits(engine: Engine) -> Mapping[str, str]:
+    """The commit of each model of the hub that is known, by the model's name."""
+    models = [model.settings for model in engine.models]
+    cache = engine.settings.hub_cache
+    known, _ = await engine.in_background(lambda: known_commits(models, cache))
+    loaded = {
+        model.name: model.lane.backend.revision for model in engine.models if model.lane is not None
+    }
+    return known | {name: commit for name, commit in loaded.items() if commit is not None}
