@@ -4,21 +4,30 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import msgspec
 from litestar import Controller, Request, Response, delete, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath
-from pydantic import ValidationError
+from litestar.params import FromPath, QueryParameter
+from pydantic import ValidationError, field_validator
 
 from appliance.api.descriptions import ModelDescription, describe, survey
+from appliance.api.queries import refuse_unknown
 from appliance.bodies import parse_body, read_json_body
-from appliance.configuration import tell_faults
 from appliance.engine.served import ServedModel
 from appliance.engine.service import Engine
-from appliance.errors import InvalidRequest
+from appliance.errors import (
+    Conflict,
+    InvalidRequest,
+    ModelNotFound,
+    ModelUnavailable,
+    StorageFailed,
+)
+from appliance.faults import tell_faults
+from appliance.openapi.operations import operation
 from appliance.settings import ModelSettings
 
 __all__ = ["ModelsController"]
@@ -26,14 +35,37 @@ __all__ = ["ModelsController"]
 MOST_BODY_BYTES = 1_000_000
 """Far more than the settings of one model take."""
 
-_TRUTH = {"true": True, "1": True, "false": False, "0": False}
 _decoder = msgspec.json.Decoder(dict[str, Any])
 
 
 class ModelDescriptions(msgspec.Struct):
-    """Answer of ``GET /api/models``."""
+    """Answer of ``GET /api/models``.
+
+    Attributes:
+        models: The models, the default one first.
+    """
 
     models: list[ModelDescription]
+
+
+class NewModel(ModelSettings):
+    """A model to be served, with what can be set for it."""
+
+    persist: bool = False
+    """Whether it is to be there after a restart; needs `data_dir`."""
+
+    @field_validator("aliases", mode="before")
+    @classmethod
+    def _decode_aliases(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("calibration", mode="before")
+    @classmethod
+    def _decode_path(cls, value: object) -> object:
+        return Path(value) if isinstance(value, str) else value
+
+
+_changes = operation(ModelNotFound, ModelUnavailable, Conflict)
 
 
 class ModelsController(Controller):
@@ -43,6 +75,7 @@ class ModelsController(Controller):
     """
 
     path = "/api/models"
+    tags = ("Models",)
 
     @get("/", sync_to_thread=False)
     def list_models(self, engine: NamedDependency[Engine]) -> Response[ModelDescriptions]:
@@ -50,21 +83,35 @@ class ModelsController(Controller):
         seen = survey(engine, *engine.models)
         return Response(ModelDescriptions([describe(engine, m, seen) for m in engine.models]))
 
-    @post("/", status_code=201)
+    @post(
+        "/",
+        status_code=201,
+        operation_class=operation(
+            Conflict,
+            StorageFailed,
+            body=NewModel,
+            example={"model": "embedded:all-MiniLM-L6-v2", "name": "team/third"},
+            headers=("location",),
+        ),
+    )
     async def add(
         self, request: Request[Any, Any, Any], engine: NamedDependency[Engine]
     ) -> Response[ModelDescription]:
         """Serve one more model. It loads behind the answer, if it is ``eager``."""
         seconds = engine.settings.request_timeout_seconds
         fields = parse_body(await read_json_body(request, seconds, MOST_BODY_BYTES), _decoder)
-        persist = fields.pop("persist", False)
+        persist = fields.get("persist", False)
         if not isinstance(persist, bool):
             raise InvalidRequest("'persist' is invalid: it must be true or false.", param="persist")
         model = await engine.catalogue.add(_checked(fields), persist=persist)
         location = {"location": quote(f"/api/models/{model.name}")}
         return Response(describe(engine, model), status_code=201, headers=location)
 
-    @get(["/{name:str}", "/{owner:str}/{name:str}"], sync_to_thread=False)
+    @get(
+        ["/{name:str}", "/{owner:str}/{name:str}"],
+        sync_to_thread=False,
+        operation_class=operation(ModelNotFound),
+    )
     def one_model(
         self,
         engine: NamedDependency[Engine],
@@ -74,21 +121,42 @@ class ModelsController(Controller):
         """Describe one model."""
         return Response(describe(engine, engine.model(_joined(owner, name))))
 
-    @delete(["/{name:str}", "/{owner:str}/{name:str}"], status_code=200)
+    @delete(
+        ["/{name:str}", "/{owner:str}/{name:str}"],
+        status_code=200,
+        operation_class=operation(
+            ModelNotFound,
+            StorageFailed,
+            answers={200: ModelDescription, 202: ModelDescription},
+        ),
+    )
     async def remove(
         self,
         request: Request[Any, Any, Any],
         engine: NamedDependency[Engine],
         name: FromPath[str],
         owner: FromPath[str | None] = None,
+        persist: Annotated[
+            bool,
+            QueryParameter(
+                description="Whether it is to be gone after a restart, too; needs `data_dir`."
+            ),
+        ] = False,
     ) -> Response[ModelDescription]:
-        """Serve a model no more; 202 if what it had accepted takes its time."""
-        persist = _wants_persistence(request)
+        """Serve a model no more.
+
+        202 if what it had accepted takes its time; that is answered first.
+        """
+        refuse_unknown(request, "persist")
         model = await engine.catalogue.remove(_joined(owner, name), persist=persist)
         gone = model not in engine.catalogue.leaving
         return Response(describe(engine, model), status_code=200 if gone else 202)
 
-    @post(["/{name:str}/load", "/{owner:str}/{name:str}/load"], status_code=200)
+    @post(
+        ["/{name:str}/load", "/{owner:str}/{name:str}/load"],
+        status_code=200,
+        operation_class=_changes,
+    )
     async def load(
         self,
         engine: NamedDependency[Engine],
@@ -98,7 +166,11 @@ class ModelsController(Controller):
         """Have a model's weights on its device; answers once they are."""
         return await _changed(engine, _joined(owner, name), engine.catalogue.load)
 
-    @post(["/{name:str}/offload", "/{owner:str}/{name:str}/offload"], status_code=200)
+    @post(
+        ["/{name:str}/offload", "/{owner:str}/{name:str}/offload"],
+        status_code=200,
+        operation_class=_changes,
+    )
     async def offload(
         self,
         engine: NamedDependency[Engine],
@@ -108,7 +180,11 @@ class ModelsController(Controller):
         """Park a model's weights behind its device; answers once they are there."""
         return await _changed(engine, _joined(owner, name), engine.catalogue.offload)
 
-    @post(["/{name:str}/unload", "/{owner:str}/{name:str}/unload"], status_code=200)
+    @post(
+        ["/{name:str}/unload", "/{owner:str}/{name:str}/unload"],
+        status_code=200,
+        operation_class=_changes,
+    )
     async def unload(
         self,
         engine: NamedDependency[Engine],
@@ -133,23 +209,12 @@ def _joined(owner: str | None, name: str) -> str:
 
 def _checked(fields: dict[str, Any]) -> ModelSettings:
     try:
-        return ModelSettings.model_validate(fields)
+        # JSON has types: "2" is no number in it, as it is in the environment.
+        new = NewModel.model_validate(fields, strict=True)
+        return ModelSettings.model_validate(new.model_dump(exclude={"persist"}, exclude_unset=True))
     except ValidationError as error:
         path = error.errors()[0]["loc"]
         raise InvalidRequest(
             f"The model's settings are invalid. {'; '.join(tell_faults(error))}.",
             param=".".join(str(part) for part in path) or None,
         ) from None
-
-
-def _wants_persistence(request: Request[Any, Any, Any]) -> bool:
-    given = request.query_params
-    if unknown := [name for name in given if name != "persist"]:
-        raise InvalidRequest(
-            f"Unrecognized query parameter supplied: {unknown[0]}. Known is persist.",
-            param=unknown[0],
-        )
-    value = given.get("persist", "false")
-    if value.lower() not in _TRUTH:
-        raise InvalidRequest("'persist' is invalid: it must be true or false.", param="persist")
-    return _TRUTH[value.lower()]

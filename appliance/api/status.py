@@ -104,7 +104,14 @@ class Swaps(msgspec.Struct, rename={"origin": "from"}):
 
 
 class Status(msgspec.Struct):
-    """Answer of ``GET /api/status``."""
+    """Answer of ``GET /api/status``.
+
+    Attributes:
+        instance: The process.
+        models: The models, the default one first.
+        resources: What the process has and takes.
+        swaps: How often weights have moved, by where from and where to.
+    """
 
     instance: InstanceStatus
     models: list[ModelStatus]
@@ -114,6 +121,8 @@ class Status(msgspec.Struct):
 
 class StatusController(Controller):
     """For those who watch. Asking wakes no model and keeps none loaded."""
+
+    tags = ("Status",)
 
     @get("/api/status", sync_to_thread=False)
     def status(self, engine: NamedDependency[Engine]) -> Response[Status]:

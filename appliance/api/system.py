@@ -11,12 +11,19 @@ from litestar.di import NamedDependency
 
 from appliance.engine.served import ModelState
 from appliance.engine.service import Engine
+from appliance.openapi.operations import operation
 
 __all__ = ["SystemController"]
 
 
 class ModelHealth(msgspec.Struct, omit_defaults=True):
-    """One model, for ``/health``."""
+    """One model, for ``/health``.
+
+    Attributes:
+        name: The name that answers carry.
+        state: Where it stands.
+        reason: Why it failed, if it did.
+    """
 
     name: str
     state: ModelState
@@ -26,7 +33,10 @@ class ModelHealth(msgspec.Struct, omit_defaults=True):
 class Health(msgspec.Struct, omit_defaults=True):
     """The answer of ``/health`` and ``/ready``.
 
-    ``reason`` tells what keeps a device from its work, if anything does.
+    Attributes:
+        status: ``ok``: requests are answered.
+        models: Each model.
+        reason: What keeps a device from its work, if anything does.
     """
 
     status: Literal["ok", "loading", "failed", "stopping"]
@@ -34,21 +44,31 @@ class Health(msgspec.Struct, omit_defaults=True):
     reason: str = ""
 
 
+_READ = (HttpMethod.GET, HttpMethod.HEAD)
+_answers = operation(answers={200: Health, 503: Health})
+
+
 class SystemController(Controller):
     """Health routes. They wake no model and ask for no token."""
 
-    @route("/health", http_method=[HttpMethod.GET, HttpMethod.HEAD], sync_to_thread=False)
-    def health(self, engine: NamedDependency[Engine]) -> Response[Health]:
-        """200 once every model that can be served has run a forward pass, else 503.
+    tags = ("Health",)
 
-        503 again while a device does not work: a batch takes longer than
-        ``forward_timeout_seconds``, or a thread has died and was not replaced yet.
+    @route("/health", http_method=_READ, sync_to_thread=False, operation_class=_answers)
+    def health(self, engine: NamedDependency[Engine]) -> Response[Health]:
+        """Tell whether models answer.
+
+        200 once every model that can be served has run a forward pass, else 503. 503 again while a
+        device does not work: a batch takes longer than ``forward_timeout_seconds``, or a thread has
+        died and was not replaced yet.
         """
         return _answer(engine, engine.status)
 
-    @route("/ready", http_method=[HttpMethod.GET, HttpMethod.HEAD], sync_to_thread=False)
+    @route("/ready", http_method=_READ, sync_to_thread=False, operation_class=_answers)
     def ready(self, engine: NamedDependency[Engine]) -> Response[Health]:
-        """Like ``/health``, but 503 as soon as the server has been told to stop."""
+        """Tell whether to send requests.
+
+        Like ``/health``, but 503 as soon as the server has been told to stop.
+        """
         return _answer(engine, "stopping" if engine.draining else engine.status)
 
 

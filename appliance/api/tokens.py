@@ -14,7 +14,8 @@ from appliance.access.door import Door
 from appliance.access.grants import Token, TokenRequest, check_token_request
 from appliance.bodies import parse_body, read_json_body
 from appliance.engine.service import Engine
-from appliance.errors import TokenNotFound
+from appliance.errors import Conflict, TokenNotFound
+from appliance.openapi.operations import operation
 
 __all__ = ["TokensController"]
 
@@ -25,7 +26,11 @@ _decoder = msgspec.json.Decoder(TokenRequest)
 
 
 class TokenList(msgspec.Struct):
-    """Answer of ``GET /api/tokens``."""
+    """Answer of ``GET /api/tokens``.
+
+    Attributes:
+        tokens: The tokens, the oldest first.
+    """
 
     tokens: list[Token]
 
@@ -46,13 +51,23 @@ class TokensController(Controller):
     """The stored tokens; those of the setting ``api_keys`` are not among them."""
 
     path = "/api/tokens"
+    tags = ("Tokens",)
 
-    @get("/")
+    @get("/", operation_class=operation(Conflict))
     async def list_tokens(self, door: NamedDependency[Door]) -> Response[TokenList]:
         """List the tokens, the oldest first."""
         return Response(TokenList(await door.list_tokens()))
 
-    @post("/", status_code=201)
+    @post(
+        "/",
+        status_code=201,
+        operation_class=operation(
+            Conflict,
+            body=TokenRequest,
+            example={"name": "ci", "requests_per_minute": 60},
+            headers=("location",),
+        ),
+    )
     async def create(
         self,
         request: Request[Any, Any, Any],
@@ -67,14 +82,18 @@ class TokensController(Controller):
         headers = {"location": f"/api/tokens/{token.id}", "cache-control": "no-store"}
         return Response(NewToken(secret, token), status_code=201, headers=headers)
 
-    @get("/{token_id:str}")
+    @get("/{token_id:str}", operation_class=operation(Conflict, TokenNotFound))
     async def one_token(
         self, door: NamedDependency[Door], token_id: FromPath[str]
     ) -> Response[Token]:
         """Describe one token."""
         return Response(_found(await door.token(token_id), token_id))
 
-    @delete("/{token_id:str}", status_code=200)
+    @delete(
+        "/{token_id:str}",
+        status_code=200,
+        operation_class=operation(Conflict, TokenNotFound),
+    )
     async def revoke(self, door: NamedDependency[Door], token_id: FromPath[str]) -> Response[Token]:
         """Revoke a token: it stays listed, and opens nothing any more."""
         return Response(_found(await door.revoke_token(token_id), token_id))
