@@ -10,16 +10,25 @@ from typing import Any
 
 from litestar import Litestar, Request, Response, Router
 from litestar.config.cors import CORSConfig
-from litestar.datastructures import State
+from litestar.datastructures import MutableScopeHeaders, State
 from litestar.di import Provide
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.types import ControllerRouterHandler, Message, Scope
 
-from appliance.access.door import Door
+from appliance.access.door import Door, is_open
+from appliance.api.config import ConfigController
+from appliance.api.dashboard import DashboardController
+from appliance.api.docs import DocsController
+from appliance.api.logs import LogsController
+from appliance.api.metrics import MetricsController
 from appliance.api.models import ModelsController
+from appliance.api.queries import explain
+from appliance.api.series import SeriesController
 from appliance.api.status import StatusController
 from appliance.api.system import SystemController
 from appliance.api.tokens import TokensController
 from appliance.auth import Guard, add_quota_headers
+from appliance.configuration import Configuration
 from appliance.context import RequestContext
 from appliance.engine.service import Engine, Loader
 from appliance.errors import (
@@ -31,8 +40,17 @@ from appliance.errors import (
     RequestTimeout,
     RouteNotFound,
 )
+from appliance.logs import LogTail
+from appliance.openapi.document import Document
+from appliance.openapi.headers import OPENAI_HEADERS, QUOTA_HEADERS
+from appliance.openapi.operations import BEARER
 from appliance.persistence import KeptModels
+from appliance.reconfiguration import Reconfiguration
+from appliance.series.recorder import Recorder
 from appliance.settings import Settings
+from appliance.telemetry.instance import Telemetry
+from appliance.telemetry.middleware import RequestTelemetry
+from appliance.telemetry.notes import note_error
 from compat.openai import OpenAIController
 from compat.openai_errors import render_error
 
@@ -40,17 +58,24 @@ __all__ = ["create_app"]
 
 logger = logging.getLogger(__name__)
 
+_DEPENDENCIES = (
+    "document",
+    "door",
+    "engine",
+    "reconfiguration",
+    "recorder",
+    "tail",
+    "telemetry",
+)
+"""What handlers may ask for, as it is called in the application's state."""
+
 _EXPOSED_HEADERS = (
-    "openai-processing-ms",
+    *OPENAI_HEADERS,
     "retry-after",
     "retry-after-ms",
     "server-timing",
     "x-request-id",
-    *(
-        f"x-ratelimit-{what}-{kind}"
-        for what in ("limit", "remaining", "reset")
-        for kind in ("requests", "tokens")
-    ),
+    *QUOTA_HEADERS,
 )
 """Headers that scripts of other origins may read."""
 
@@ -59,13 +84,17 @@ def create_app(
     settings: Settings,
     load: Loader | None = None,
     on_engine: Callable[[Engine], None] | None = None,
-) -> RequestContext:
+    tail: LogTail | None = None,
+    configuration: Configuration | None = None,
+) -> RequestTelemetry:
     """Put the server together.
 
     Args:
         settings: The instance's settings.
         load: Loads one model. Unset: the real thing.
         on_engine: Told of the engine once it has started.
+        tail: The end of the log. Unset: one that begins with the server.
+        configuration: Where the settings came from. Unset: from a program.
 
     Returns:
         An ASGI application.
@@ -75,43 +104,84 @@ def create_app(
     """
     kept = None if settings.data_dir is None else KeptModels(settings.data_dir)
     door = Door(settings)
+    telemetry = Telemetry(settings)
+
+    tail = tail or LogTail()
+    recorder = Recorder(settings.data_dir, lambda: app.state.engine.catalogue.waiting_tokens)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        engine = Engine(settings, load, kept)
+        logging.getLogger().addHandler(tail)
+        engine = Engine(settings, load, kept, telemetry)
         app.state.engine = engine
         door.start()
         await engine.start()
+        telemetry.start(engine)
+        recorder.start()
         if on_engine is not None:
             on_engine(engine)
         try:
             yield
         finally:
+            await recorder.stop()
             await engine.stop()
             await door.stop()
+            logging.getLogger().removeHandler(tail)
+            await telemetry.stop()
 
-    dialects = Router("/", route_handlers=[OpenAIController], guards=[Guard("embed")])
+    dialects = Router(
+        "/",
+        route_handlers=[OpenAIController],
+        guards=[Guard("embed")],
+        security=[{BEARER: ["embed"]}],
+    )
     management = Router(
         "/",
-        route_handlers=[ModelsController, StatusController, TokensController],
+        route_handlers=[
+            ConfigController,
+            LogsController,
+            ModelsController,
+            SeriesController,
+            StatusController,
+            TokensController,
+        ],
         guards=[Guard("admin")],
+        security=[{BEARER: ["admin"]}],
     )
+    metrics = Router(
+        "/",
+        route_handlers=[MetricsController],
+        guards=[] if settings.public_metrics else [Guard("admin")],
+        security=[] if settings.public_metrics else [{BEARER: ["admin"]}],
+    )
+    routes: list[ControllerRouterHandler] = [
+        SystemController,
+        DashboardController,
+        DocsController,
+        dialects,
+        management,
+        metrics,
+    ]
+    dependencies = {name: _held(name) for name in _DEPENDENCIES}
     app = Litestar(
-        route_handlers=[SystemController, dialects, management],
-        dependencies={
-            "engine": Provide(_engine, sync_to_thread=False),
-            "door": Provide(_door, sync_to_thread=False),
-        },
+        route_handlers=routes,
+        dependencies=dependencies,
         exception_handlers={Exception: _answer_error},
         lifespan=[lifespan],
-        before_send=[add_quota_headers],
+        before_send=[add_quota_headers, _tell_methods],
         cors_config=_cors(settings),
         request_max_body_size=None,  # each route that reads a body has a limit of its own
-        openapi_config=None,
+        openapi_config=None,  # see Document
         logging_config=None,
     )
     app.state.door = door
-    return RequestContext(app)
+    app.state.recorder = recorder
+    app.state.tail = tail
+    app.state.reconfiguration = Reconfiguration(configuration or Configuration.of(settings), kept)
+    app.state.telemetry = telemetry
+    app.state.document = Document(routes, dependencies, is_open=is_open(settings))
+    # Telemetry stands outside, so that whatever is logged of a request can name its trace.
+    return RequestTelemetry(RequestContext(app), telemetry, [recorder.note])
 
 
 def _cors(settings: Settings) -> CORSConfig | None:
@@ -123,21 +193,21 @@ def _cors(settings: Settings) -> CORSConfig | None:
     )
 
 
-def _engine(state: State) -> Engine:
-    engine: Engine = state.engine
-    return engine
+def _held(name: str) -> Provide:
+    """Hand on what the application's state holds."""
 
+    def get(state: State) -> Any:
+        return state[name]
 
-def _door(state: State) -> Door:
-    door: Door = state.door
-    return door
+    return Provide(get, sync_to_thread=False)
 
 
 def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     known = _known(request, error)
+    note_error(known)
     response = render_error(known, request)
     if isinstance(known, MethodNotAllowed):
-        response.headers["allow"] = ", ".join(_allowed_methods(request))
+        response.headers["allow"] = ", ".join(_allowed_methods(request.scope))
     if isinstance(known, PayloadTooLarge | RequestTimeout):
         # The rest of the body may still come; nothing after it could be told from it.
         response.headers["connection"] = "close"
@@ -154,17 +224,27 @@ def _known(request: Request[Any, Any, Any], error: Exception) -> ApplianceError:
             return RouteNotFound(f"Invalid URL ({call}).")
         if error.status_code == MethodNotAllowed.status:
             return MethodNotAllowed(f"{call} is not served; the path is, for another method.")
+        if isinstance(error, ValidationException):
+            return explain(request, error)
         return InvalidRequest(error.detail)
     logger.error("%s failed", call, exc_info=error)
     return InternalError("The server had an error while processing your request.")
 
 
-def _allowed_methods(request: Request[Any, Any, Any]) -> list[str]:
+async def _tell_methods(message: Message, scope: Scope) -> None:
+    """Name all methods of a path, not just those of one of its handlers, as the framework does."""
+    if message["type"] == "http.response.start" and scope.get("method") == "OPTIONS":
+        headers = MutableScopeHeaders.from_message(message)
+        if "allow" in headers:
+            headers["allow"] = ", ".join([*_allowed_methods(scope), "OPTIONS"])
+
+
+def _allowed_methods(scope: Scope) -> list[str]:
     """Methods that the path of a request is served for."""
-    router = request.app.asgi_router
+    router = scope["litestar_app"].asgi_router
     allowed = []
-    for method in ("GET", "POST", "PUT", "DELETE"):
+    for method in ("GET", "HEAD", "POST", "PUT", "DELETE"):
         with suppress(HTTPException):
-            router.handle_routing(path=request.scope["path"], method=method)
+            router.handle_routing(path=scope["path"], method=method)
             allowed.append(method)
     return allowed

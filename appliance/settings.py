@@ -35,6 +35,7 @@ __all__ = ["EMBEDDED_PREFIX", "ENV_PREFIX", "ModelSettings", "Settings", "TokenI
 ENV_PREFIX = "APPLIANCE_"
 _POSTGRESQL = re.compile(r"postgres(ql)?(\+psycopg)?://")
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/?#\s*]+", re.IGNORECASE)
+_COLLECTOR = re.compile(r"https?://[^/?#\s@]+(/[^?#\s@]*)?", re.IGNORECASE)
 DEFAULT_MODEL = f"{EMBEDDED_PREFIX}all-MiniLM-L6-v2"
 
 
@@ -94,6 +95,15 @@ class Settings(BaseSettings):
     """PostgreSQL database for tokens, `postgresql://user:password@host/name`, which several
     instances may share. Unset: a SQLite file in `data_dir`."""
 
+    otlp_endpoint: str | None = None
+    """URL of the collector that traces and metrics are sent to by OTLP, such as
+    `http://collector:4318`; with port 4317 by gRPC. It goes before `OTEL_EXPORTER_OTLP_ENDPOINT`;
+    the other `OTEL_*` variables work too. Unset: nothing is sent."""
+
+    public_metrics: bool = False
+    """Serve `/metrics` without a token. Off: it takes one of the scope `admin`, where tokens are
+    needed at all."""
+
     tls_certificate: Path | None = None
     """File with the certificate to serve HTTPS with, and its chain, in PEM form. Unset: HTTP."""
 
@@ -136,7 +146,8 @@ class Settings(BaseSettings):
     wait for it; longer for models whose moves take long."""
 
     data_dir: Path | None = None
-    """Folder for what outlives a restart: models that were added at run time, and tokens."""
+    """Folder for what outlives a restart: models that were added at run time, tokens, time series
+    and an imported configuration."""
 
     idle_time_limit_hours: PositiveFloat | None = None
     """Stop, with exit code 0, after so many hours without a request for an embedding. Unset:
@@ -168,13 +179,20 @@ class Settings(BaseSettings):
 
     forward_timeout_seconds: PositiveFloat = 300.0
     """Time after which a batch under way is taken to hang: its requests are answered 503, and
-    `/health` is red until it ends."""
+    `/health` is red until it ends. The trial passes of a model that is loading have as long."""
 
     drain_timeout_seconds: NonNegativeFloat = 30.0
     """Time that accepted work has to finish when the server is told to stop."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe messages that are logged."""
+    """Least severe messages that are logged. `debug` has a line for each request."""
+
+    log_json: bool = False
+    """Log one JSON object a line, rather than text."""
+
+    debug: bool = False
+    """For finding faults: `log_level` is `debug`, and warnings and errors carry the traceback of
+    what caused them."""
 
     secrets_omitted: tuple[str, ...] = ()
     """Written by `config export`: secrets that the file does not hold and the new instance has to
@@ -196,6 +214,16 @@ class Settings(BaseSettings):
     @classmethod
     def _decode_strings(cls, value: object) -> object:
         return decode_items(value)
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_a_url(cls, value: str | None) -> str | None:
+        # A password would show in exports and error messages: OTEL_EXPORTER_OTLP_HEADERS is for it.
+        if value is not None and not _COLLECTOR.fullmatch(value):
+            raise ValueError(
+                "it must be a URL such as http://collector:4318, with no user or password in it"
+            )
+        return value
 
     @field_validator("database_url")
     @classmethod

@@ -20,6 +20,7 @@ MAX_LINES = 300
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("appliance.__main__", "compat.conformance"),
     ("appliance.cli",),
+    ("appliance.config_command",),
     ("appliance.models_command", "appliance.token_command"),
     ("appliance.tables",),
     ("appliance.bulk.command",),
@@ -43,26 +44,51 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("appliance.app",),
     ("appliance.idle",),
     ("appliance.api", "compat.openai"),
-    ("compat.openai_errors", "compat.rendering"),
+    ("appliance.openapi.document",),
+    ("appliance.openapi.making",),
+    ("appliance.openapi.schemas",),
+    ("appliance.assets", "appliance.openapi.words"),
+    ("compat.openai_errors", "compat.openai_types", "compat.rendering"),
+    ("appliance.openapi.headers", "appliance.openapi.operations"),
     ("appliance.auth", "appliance.bodies", "appliance.context"),
     ("appliance.access.door",),
     ("appliance.access.store",),
+    ("appliance.reconfiguration", "appliance.series.recorder"),
+    ("appliance.exporting", "appliance.series.store"),
+    ("appliance.series.history", "appliance.series.probes"),
+    ("appliance.series.rings",),
+    (
+        "appliance.series.definitions",
+        "appliance.series.histogram",
+        "appliance.series.migrations",
+        "appliance.series.schema",
+    ),
     ("appliance.access.attempts", "appliance.access.keyring", "appliance.access.migrations"),
     ("appliance.access.quotas", "appliance.access.schema", "appliance.access.usage"),
     ("appliance.access.grants",),
+    ("appliance.telemetry.middleware",),
+    ("appliance.telemetry.instance",),
+    ("appliance.telemetry.providers",),
+    (
+        "appliance.telemetry.gpu_observations",
+        "appliance.telemetry.observations",
+        "appliance.telemetry.tracing",
+    ),
+    ("appliance.telemetry.observing",),
+    ("appliance.telemetry.instruments",),
+    ("appliance.telemetry.exporting", "appliance.telemetry.notes"),
     ("appliance.engine.service",),
-    ("appliance.engine.catalogue",),
-    ("appliance.engine.lifecycle",),
+    ("appliance.engine.admission", "appliance.engine.catalogue"),
+    ("appliance.engine.asking", "appliance.engine.lifecycle"),
     ("appliance.engine.fleet", "appliance.engine.served"),
     (
-        "appliance.engine.asking",
         "appliance.engine.calibration",
         "appliance.engine.inputs",
         "appliance.engine.survey",
     ),
     ("appliance.engine.device", "appliance.engine.moving"),
     ("appliance.engine.worker",),
-    ("appliance.engine.lane", "appliance.engine.residency"),
+    ("appliance.engine.lane", "appliance.engine.residency", "appliance.engine.watching"),
     ("appliance.engine.copies", "appliance.engine.execution"),
     ("appliance.engine.prompts", "appliance.engine.vectors", "appliance.engine.vocabulary"),
     ("appliance.engine.loading",),
@@ -106,9 +132,28 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("appliance.engine.types",),
     ("appliance.persistence",),
     ("appliance.configuration",),
+    ("appliance.settings_sources",),
+    ("appliance.faults", "appliance.logs", "appliance.settings_reference"),
     ("appliance.settings",),
-    ("appliance.bounded_http", "appliance.durable", "appliance.model_settings", "appliance.errors"),
-    ("appliance", "appliance.access", "appliance.bulk", "appliance.engine", "compat"),
+    ("appliance.database",),
+    ("appliance.telemetry.gpus", "appliance.telemetry.records"),
+    (
+        "appliance.bounded_http",
+        "appliance.durable",
+        "appliance.errors",
+        "appliance.migrations",
+        "appliance.model_settings",
+    ),
+    (
+        "appliance",
+        "appliance.access",
+        "appliance.bulk",
+        "appliance.engine",
+        "appliance.openapi",
+        "appliance.series",
+        "appliance.telemetry",
+        "compat",
+    ),
 )
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 EMPTY = LAYERS[-1]
@@ -186,7 +231,12 @@ def test_imports_go_down() -> None:
 
 def test_no_dialect_imports_another() -> None:
     dialects = {name for name in MODULES if name.startswith("compat.") and name.count(".") == 1}
-    dialects -= {"compat.openai_errors", "compat.rendering", "compat.conformance"}
+    dialects -= {
+        "compat.conformance",
+        "compat.openai_errors",
+        "compat.openai_types",
+        "compat.rendering",
+    }
     assert not [f for f in OWN_IMPORTS if f.importer in dialects and f.imported in dialects]
 
 
@@ -218,7 +268,7 @@ def test_what_runs_before_the_port_answers_imports_no_torch() -> None:
     check = (
         "import sys, appliance.cli, appliance.server;"
         "heavy = {'torch', 'transformers', 'tokenizers', 'pyarrow', 'rich', 'sqlalchemy',"
-        "'alembic'};"
+        "'alembic', 'grpc', 'prometheus_client', 'pynvml', 'opentelemetry.sdk'};"
         "print(*sorted(heavy & sys.modules.keys()))"
     )
     result = subprocess.run(
