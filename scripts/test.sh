@@ -4,14 +4,20 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 make_environment "[test]"
 cd "$ROOT"
-# The token store is tested on PostgreSQL too, where it is at hand or can be had.
-if ! compgen -G "/usr/lib/postgresql/*/bin/initdb" > /dev/null && [ "$(id -u)" = 0 ] \
-    && command -v apt-get > /dev/null; then
-    { apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql; } \
-        > /dev/null 2>&1 || echo "no PostgreSQL; its tests are skipped" >&2
+# Some tests need programs that are no Python packages: the token store's a PostgreSQL server, the
+# dashboard's a browser, those of the alerts promtool. Where these cannot be had, they are skipped.
+missing=()
+compgen -G "/usr/lib/postgresql/*/bin/initdb" > /dev/null || missing+=(postgresql)
+command -v chromium > /dev/null || command -v google-chrome > /dev/null || missing+=(chromium)
+command -v promtool > /dev/null || missing+=(prometheus)
+if [ "${#missing[@]}" -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends "${missing[@]}"; } > /dev/null 2>&1 \
+        || echo "not to be had: ${missing[*]}; tests that need them are skipped" >&2
 fi
 if command -v npm > /dev/null; then
     npm install --silent --no-audit --no-fund --prefix compat/conformance/node
+    npm install --silent --no-audit --no-fund --prefix tests/ops/schema
 fi
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
