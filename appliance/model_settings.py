@@ -31,8 +31,8 @@ __all__ = [
 
 EMBEDDED_PREFIX = "embedded:"
 MOST_NAME_CHARACTERS = 256
-MANAGEMENT = "api"
-"""First part of the paths by which the server is managed."""
+OWN_PATHS = frozenset({"api", "dashboard", "docs"})
+"""First parts of the paths by which the server is managed and looked at."""
 
 
 def check_keep_alive(seconds: float) -> float:
@@ -236,10 +236,11 @@ class ModelSettings(BaseModel):
                 )
             if name.count("/") > 1:
                 raise ValueError(f"name {name!r} has more than one slash; set a shorter name")
-            if name.startswith(f"{MANAGEMENT}/"):
+            owner, slash, _ = name.partition("/")
+            if slash and owner in OWN_PATHS:
                 raise ValueError(
                     f"name {name!r} would stand in the way of the server's own paths under"
-                    f" /{MANAGEMENT}; set another name"
+                    f" /{owner}; set another name"
                 )
         return self
 

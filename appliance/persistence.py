@@ -124,11 +124,12 @@ class KeptModels:
         in_settings = {name}.intersection(model.name for model in configured)
         self._write(models, self.removed | in_settings)
 
-    def replace(self, configuration: dict[str, Any]) -> None:
-        """Keep a whole configuration, and forget what was added and removed. Blocks.
+    def replace(self, configuration: dict[str, Any], *, with_models: bool) -> None:
+        """Keep a whole configuration. Blocks.
 
         Args:
             configuration: Settings without secrets.
+            with_models: Its models will be served, so forget what was added and removed.
 
         Raises:
             OSError: Nothing has changed.
@@ -138,8 +139,9 @@ class KeptModels:
         with write_durably(path) as file:
             os.fchmod(file.fileno(), 0o600)
             file.write(msgspec.json.format(msgspec.json.encode(configuration)) + b"\n")
-        self.path.unlink(missing_ok=True)
-        self.models, self.removed = (), frozenset()
+        if with_models:
+            self.path.unlink(missing_ok=True)
+            self.models, self.removed = (), frozenset()
 
     def _write(self, models: tuple[ModelSettings, ...], removed: frozenset[str]) -> None:
         content = _Content([as_written(model) for model in models], sorted(removed))

@@ -112,8 +112,13 @@ class Reconfiguration:
                 f"The configuration is invalid. {told}.", param=faults[0].param or None
             )
         content = {name: value for name, value in values.items() if name != "data_dir"}
+        overridden = await asyncio.to_thread(lambda: found.overridden)
+        # If flags or the environment name the models, it is these that are changed at run time.
+        with_models = "models" not in overridden
         changed = await engine.catalogue.replace(
-            found.settings.models, await _commits(engine), lambda: kept.replace(content)
+            found.settings.models if with_models else None,
+            await _commits(engine),
+            lambda: kept.replace(content, with_models=with_models),
         )
         running = self._configuration.settings
         return Replaced(
@@ -124,7 +129,7 @@ class Reconfiguration:
                 if name not in ("models", "secrets_omitted")
                 and getattr(found.settings, name) != getattr(running, name)
             ],
-            overridden=await asyncio.to_thread(lambda: found.overridden),
+            overridden=overridden,
         )
 
     def _current(self, engine: Engine) -> Settings:

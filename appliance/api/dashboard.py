@@ -41,17 +41,21 @@ _loading = threading.Lock()
 class DashboardController(Controller):
     """The pages and what they consist of."""
 
-    path = "/dashboard"
     include_in_schema = False
 
-    @route("/", http_method=_READ)
+    @route("/", http_method=_READ, sync_to_thread=False)
+    def root(self) -> Response[bytes]:
+        """For who types the address alone."""
+        return Response(b"", status_code=307, headers={"location": "dashboard"})
+
+    @route("/dashboard", http_method=_READ)
     async def page(self, request: Request[Any, Any, Any]) -> Response[bytes]:
         """The dashboard."""
         if _has_slash(request):  # from where the page's relative links would lead elsewhere
             return _moved("../dashboard")
         return await _send(request, "index.html", {"content-security-policy": page_policy()})
 
-    @route("/plot/{series:str}", http_method=_READ)
+    @route("/dashboard/plot/{series:str}", http_method=_READ)
     async def plot(
         self,
         request: Request[Any, Any, Any],
@@ -65,7 +69,7 @@ class DashboardController(Controller):
         policy = page_policy(("'self'", *origins) if origins else ("*",))
         return await _send(request, "plot.html", {"content-security-policy": policy})
 
-    @route("/static/{name:str}", http_method=_READ)
+    @route("/dashboard/static/{name:str}", http_method=_READ)
     async def static(self, request: Request[Any, Any, Any], name: FromPath[str]) -> Response[bytes]:
         """A script, the style sheet, or Plotly."""
         if name.endswith(".html"):

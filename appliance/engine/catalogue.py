@@ -130,7 +130,7 @@ class Catalogue:
 
     async def replace(
         self,
-        wanted: Sequence[ModelSettings],
+        wanted: Sequence[ModelSettings] | None,
         commits: Mapping[str, str],
         keep: Callable[[], None],
     ) -> bool:
@@ -139,7 +139,7 @@ class Catalogue:
         What the others had accepted is answered behind the call.
 
         Args:
-            wanted: The models.
+            wanted: The models. ``None``: those that are served, whatever they are.
             commits: By the name of a model that is served, the commit of the hub that it is of; one
                 that is wanted at this commit is the same.
             keep: Makes the change last; blocks. It comes first.
@@ -157,6 +157,8 @@ class Catalogue:
                 raise StorageFailed(
                     f"Nothing has changed, as the configuration cannot be written: {error}."
                 ) from error
+            if wanted is None:
+                return False
             before = list(self.models)
             staying = {
                 settings.name: model

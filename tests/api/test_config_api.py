@@ -114,6 +114,22 @@ def test_an_export_put_back_changes_nothing(tmp_path: Path) -> None:
     assert stat.S_IMODE(kept(tmp_path).stat().st_mode) == 0o600
 
 
+def test_models_that_flags_name_stay_and_so_does_what_was_added(tmp_path: Path) -> None:
+    model = json.dumps({"model": f"embedded:{REAL_MODEL}", "eager": False})
+    with run_process("--data-dir", str(tmp_path), "--models", model) as server:
+        add(server, f"embedded:{REAL_MODEL}", name="added", eager=False, persist=True)
+        values = {"drain_timeout_seconds": 3, "models": [f"embedded:{REAL_MODEL}"]}
+        assert put(server, values) == {
+            "applied": [],
+            "at_restart": ["drain_timeout_seconds"],
+            "overridden": {"models": "flags"},
+        }
+        assert names_of(server) == [REAL_MODEL, "added"]
+    with run_process("--data-dir", str(tmp_path), "--models", model) as server:
+        assert names_of(server) == [REAL_MODEL, "added"]
+        assert exported(server)["drain_timeout_seconds"] == 3
+
+
 def test_models_change_at_once_and_the_rest_at_the_next_start(tmp_path: Path) -> None:
     fakes = Fakes()
     with run_in_thread(settings(tmp_path), loading(fakes)) as server:

@@ -39,6 +39,12 @@ def test_pages_may_do_little(fake_server: RunningServer, path: str) -> None:
     assert not re.search(r"<script>|\son\w+=|\sstyle=|https?://", answer.text)
 
 
+def test_the_bare_address_leads_to_the_dashboard(fake_server: RunningServer) -> None:
+    answer = httpx.get(fake_server.url)
+    assert (answer.status_code, answer.headers["location"]) == (307, "dashboard")
+    assert httpx.get(fake_server.url, follow_redirects=True).url.path == "/dashboard"
+
+
 def test_the_dashboard_is_embedded_by_nobody_and_plots_by_whom_the_settings_name() -> None:
     assert policy_of_plot(())["frame-ancestors"] == "*"
     named = policy_of_plot(("https://wiki.example.com",))

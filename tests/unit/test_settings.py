@@ -107,7 +107,9 @@ def test_a_name_that_is_set_stands() -> None:
     assert ModelSettings(model="a/b", name="mine").name == "mine"
 
 
-@pytest.mark.parametrize("name", ["a b", "a?b", "a#b", "a%b", "/a", "a/", "a/b/c", " a", "api/x"])
+@pytest.mark.parametrize(
+    "name", ["a b", "a?b", "a#b", "a%b", "/a", "a/", "a/b/c", " a", "api/x", "docs/x"]
+)
 @pytest.mark.parametrize("where", ["name", "aliases"])
 def test_a_name_that_cannot_stand_in_a_url_is_refused(name: str, where: str) -> None:
     fields: dict[str, Any] = {where: (name,) if where == "aliases" else name}
