@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import socket
+import sys
 from contextlib import suppress
 from types import FrameType
 
@@ -37,6 +38,10 @@ LINGER_SECONDS = 3.0
 its way; the answer tells the client to close it."""
 
 LOOK_SECONDS = 0.05
+
+SWITCH_SECONDS = 0.0005
+"""After how long the thread that runs Python gives way to another that wants to: a worker needs it
+some two hundred times a batch, while the event loop may be answering many small requests."""
 
 GOODBYE_SECONDS = 0.5
 """Time in which a client has to agree to the end of its TLS connection, once it has been told."""
@@ -205,6 +210,7 @@ def serve(configuration: Configuration) -> int:
             logger.error("swap_dir: %s", error)
             return EXIT_FAILED
     allow_many_connections()
+    sys.setswitchinterval(SWITCH_SECONDS)
     server = ApplianceServer(settings, tail, configuration)
     try:
         server.config.load()

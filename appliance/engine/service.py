@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from typing import Literal, TypeVar
 
 from appliance.engine.admission import check_queue, check_requests, check_wait, patience
@@ -55,7 +56,19 @@ def _load_with_torch(
     # Not at the top: torch and transformers take seconds to read, and the port answers meanwhile.
     from appliance.engine.loading import prepare_model
 
+    _spare_imports()
     return prepare_model(settings, model, rooms)
+
+
+@cache
+def _spare_imports() -> None:
+    """Have the garbage collector pass over what was imported: half a million objects that stay.
+
+    It would go through them all while every thread waits, again and again under many requests.
+    Before the first model is there, as what is passed over once is passed over for ever.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 class Engine:
