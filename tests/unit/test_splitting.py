@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
@@ -141,6 +141,7 @@ def test_what_is_read_of_a_text_has_the_tokens_of_the_whole(
     seen_parts = 0
 
     @given(texts=st.lists(TEXTS, min_size=1, max_size=3), enough=st.integers(4, 40))
+    @example(texts=["one and another " * 20], enough=4)  # of which a start is enough
     def check(texts: Sequence[str], enough: int) -> None:
         nonlocal seen_parts
         whole = tokenizer.encode(list(texts))
