@@ -7,6 +7,7 @@ import httpx
 import numpy as np
 import pytest
 
+from appliance.engine.lane import Lane
 from appliance.engine.types import Batch
 from appliance.settings import ModelSettings, Settings
 from tests.api.management import Asked
@@ -25,11 +26,24 @@ def asked(server: RunningServer, **body: object) -> Asked:
     return Asked(lambda: server.embed(model=MODEL, **body))
 
 
-def waiting(server: RunningServer) -> int:
+def lane_of(server: RunningServer) -> Lane:
     assert server.engine is not None
     lane = server.engine.models[0].lane
     assert lane is not None
-    return len(lane.queue)
+    return lane
+
+
+def waiting(server: RunningServer) -> int:
+    return len(lane_of(server).queue)
+
+
+def held_up(server: RunningServer, gate: Gate) -> Asked:
+    """A request that keeps the only worker, on a model of two seconds a token so far."""
+    running = asked(server, input="under way")
+    assert gate.held.wait(PATIENCE)
+    lane = lane_of(server)
+    lane.tokens_done, lane.seconds_busy = 10, 20.0
+    return running
 
 
 def test_one_that_has_waited_too_long_is_told_when_to_come_back() -> None:
@@ -37,12 +51,7 @@ def test_one_that_has_waited_too_long_is_told_when_to_come_back() -> None:
     backend = FakeBackend(before_forward=gate)
     limits = settings(max_queue_seconds=0.05)
     with run_in_thread(limits, loading(lambda _: backend)) as server:
-        assert server.engine is not None
-        running = asked(server, input="under way")
-        assert gate.held.wait(PATIENCE)
-        lane = server.engine.models[0].lane
-        assert lane is not None
-        lane.tokens_done, lane.seconds_busy = 10, 20.0  # two seconds a token, so far
+        running = held_up(server, gate)
         answer = asked(server, input="a b c").answer()
         assert answer.status_code == 429
         error = answer.json()["error"]
@@ -61,12 +70,7 @@ def test_one_that_would_wait_too_long_is_refused_before_it_is_read() -> None:
     backend = FakeBackend(before_forward=gate)
     limits = settings(max_queue_seconds=10)
     with run_in_thread(limits, loading(lambda _: backend)) as server:
-        assert server.engine is not None
-        running = asked(server, input="under way")
-        assert gate.held.wait(PATIENCE)
-        lane = server.engine.models[0].lane
-        assert lane is not None
-        lane.tokens_done, lane.seconds_busy = 10, 20.0  # two seconds a token, so far
+        running = held_up(server, gate)
         first = asked(server, input="a b c d e f")
         until(lambda: waiting(server) == 1)
         refused = server.embed(model=MODEL, input="a b c d e f " * 8)
