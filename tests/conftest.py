@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx
+import hypothesis
 import pytest
 import uvicorn
 
@@ -24,6 +25,12 @@ from appliance.settings import ModelSettings, Settings
 from tests.fakes import load_fake
 
 REAL_MODEL = "all-MiniLM-L6-v2"
+
+# A change is judged by the same examples as the one before it. HYPOTHESIS_PROFILE=explore draws
+# new ones, and more of them.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("explore", max_examples=1000, deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
 @dataclass(frozen=True)
