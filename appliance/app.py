@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from litestar import Litestar, Request, Response, Router
+from litestar import Controller, Litestar, Request, Response, Router
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import MutableScopeHeaders, State
 from litestar.di import Provide
@@ -68,6 +68,11 @@ _DEPENDENCIES = (
     "telemetry",
 )
 """What handlers may ask for, as it is called in the application's state."""
+
+ErrorRenderer = Callable[[ApplianceError, Request[Any, Any, Any]], Response[Any]]
+
+_DIALECTS: tuple[tuple[type[Controller], ErrorRenderer], ...] = ((OpenAIController, render_error),)
+"""Routes, and how they tell of errors. What no dialect serves is answered as OpenAI's API does."""
 
 _EXPOSED_HEADERS = (
     *OPENAI_HEADERS,
@@ -129,12 +134,16 @@ def create_app(
             logging.getLogger().removeHandler(tail)
             await telemetry.stop()
 
-    dialects = Router(
-        "/",
-        route_handlers=[OpenAIController],
-        guards=[Guard("embed")],
-        security=[{BEARER: ["embed"]}],
-    )
+    dialects = [
+        Router(
+            "/",
+            route_handlers=[controller],
+            guards=[Guard("embed")],
+            security=[{BEARER: ["embed"]}],
+            exception_handlers={Exception: _answering(render)},
+        )
+        for controller, render in _DIALECTS
+    ]
     management = Router(
         "/",
         route_handlers=[
@@ -158,7 +167,7 @@ def create_app(
         SystemController,
         DashboardController,
         DocsController,
-        dialects,
+        *dialects,
         management,
         metrics,
     ]
@@ -166,7 +175,7 @@ def create_app(
     app = Litestar(
         route_handlers=routes,
         dependencies=dependencies,
-        exception_handlers={Exception: _answer_error},
+        exception_handlers={Exception: _answering(render_error)},
         lifespan=[lifespan],
         before_send=[add_quota_headers, _tell_methods],
         cors_config=_cors(settings),
@@ -202,16 +211,21 @@ def _held(name: str) -> Provide:
     return Provide(get, sync_to_thread=False)
 
 
-def _answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
-    known = _known(request, error)
-    note_error(known)
-    response = render_error(known, request)
-    if isinstance(known, MethodNotAllowed):
-        response.headers["allow"] = ", ".join(_allowed_methods(request.scope))
-    if isinstance(known, PayloadTooLarge | RequestTimeout):
-        # The rest of the body may still come; nothing after it could be told from it.
-        response.headers["connection"] = "close"
-    return response
+def _answering(render: ErrorRenderer) -> Callable[[Request[Any, Any, Any], Exception], Any]:
+    """Answer whatever is raised, as one dialect does."""
+
+    def answer(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+        known = _known(request, error)
+        note_error(known)
+        response = render(known, request)
+        if isinstance(known, MethodNotAllowed):
+            response.headers["allow"] = ", ".join(_allowed_methods(request.scope))
+        if isinstance(known, PayloadTooLarge | RequestTimeout):
+            # The rest of the body may still come; nothing after it could be told from it.
+            response.headers["connection"] = "close"
+        return response
+
+    return answer
 
 
 def _known(request: Request[Any, Any, Any], error: Exception) -> ApplianceError:

@@ -84,16 +84,23 @@ def _too_large(most: int) -> PayloadTooLarge:
     )
 
 
-def check_body_size(body: bytes, model: ModelSettings) -> None:
+def check_body_size(nbytes: int, model: ModelSettings, default: int | None = None) -> None:
     """Hold a body against the limit of the model that it asks for.
+
+    Args:
+        nbytes: Its size.
+        model: The model's settings.
+        default: The limit where they name none. Unset: their own default.
 
     Raises:
         PayloadTooLarge: It has more bytes.
     """
-    if len(body) > model.payload_limit:
+    limit = model.payload_limit
+    if default is not None and "payload_limit" not in model.model_fields_set:
+        limit = default
+    if nbytes > limit:
         raise PayloadTooLarge(
-            f"The request's body has more than {model.payload_limit} bytes, the most that"
-            f" {model.name!r} takes."
+            f"The request's body has more than {limit} bytes, the most that {model.name!r} takes."
         )
 
 

@@ -16,8 +16,6 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 
 from appliance.auth import visit_of
-from appliance.bodies import check_body_size, parse_body, read_json_body
-from appliance.context import while_connected
 from appliance.engine.inputs import Inputs
 from appliance.engine.served import ServedModel
 from appliance.engine.service import Engine
@@ -37,6 +35,7 @@ from appliance.openapi.headers import OPENAI_HEADERS, QUOTA_HEADERS
 from appliance.openapi.operations import operation
 from appliance.telemetry.middleware import EMBEDS
 from appliance.telemetry.notes import note_encoding
+from compat.handling import admit, model_name, read_request, work_on
 from compat.openai_errors import openai_headers
 from compat.openai_types import (
     ENCODING_FORMATS,
@@ -94,14 +93,10 @@ class OpenAIController(Controller):
 
         Fields beside OpenAI's own are extensions; OpenAI's SDKs pass them by ``extra_body``.
         """
-        body = await read_json_body(
-            request, engine.settings.request_timeout_seconds, engine.largest_payload
-        )
-        wanted = parse_body(body, _decoder)
+        asked = await read_request(request, engine, _decoder)
+        wanted = asked.body
         model = _choose_model(engine, owner, name, wanted.model)
-        visit = visit_of(request)
-        visit.check_model(model.names)
-        check_body_size(body, model.settings)
+        visit = admit(request, model, asked)
         as_base64 = _wants_base64(wanted.encoding_format)
         note_encoding("base64" if as_base64 else "float")
         options = EmbedOptions(
@@ -118,10 +113,7 @@ class OpenAIController(Controller):
             priority=wanted.priority or "normal",
         )
         inputs = _inputs(wanted.input)
-        with visit.spending(lambda: inputs.estimated_tokens) as spent:
-            work = engine.embed(model, inputs, options)
-            result = await while_connected(request.receive, work)
-            spent.tokens = result.tokens
+        result = await work_on(request, visit, inputs, engine.embed(model, inputs, options))
         content = await off_the_loop(engine, result, lambda: _render(result, model.name, as_base64))
         headers = openai_headers(request) | {"server-timing": server_timing(result.timings)}
         return Response(content, media_type="application/json", headers=headers)
@@ -143,7 +135,7 @@ class OpenAIController(Controller):
         if name is None:
             listed = [model for model in engine.models if visit.may_use(model.names)]
         else:
-            listed = [engine.model(_joined(owner, name))]
+            listed = [engine.model(model_name(owner, name))]
             visit.check_model(listed[0].names)
         return Response(
             ModelList([_model_object(model) for model in listed]), headers=openai_headers(request)
@@ -168,10 +160,6 @@ class OpenAIController(Controller):
         model = engine.model(str(wanted).strip("/"))
         visit_of(request).check_model(model.names)
         return Response(_model_object(model), headers=openai_headers(request))
-
-
-def _joined(owner: str | None, name: str) -> str:
-    return name if owner is None else f"{owner}/{name}"
 
 
 def _model_object(model: ServedModel) -> ModelObject:
@@ -211,7 +199,7 @@ def _choose_model(
         if not wanted:
             raise InvalidRequest("You must provide a 'model'.", param="model")
         return engine.model(wanted)
-    model = engine.model(_joined(owner, name))
+    model = engine.model(model_name(owner, name))
     if wanted and engine.model(wanted) is not model:
         raise ModelNotFound(
             f"The model '{wanted}' does not exist under this path, which serves '{model.name}'.",

@@ -48,7 +48,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("appliance.openapi.making",),
     ("appliance.openapi.schemas",),
     ("appliance.assets", "appliance.openapi.words"),
-    ("compat.openai_errors", "compat.openai_types", "compat.rendering"),
+    ("compat.handling", "compat.openai_errors", "compat.openai_types", "compat.rendering"),
     ("appliance.openapi.headers", "appliance.openapi.operations"),
     ("appliance.auth", "appliance.bodies", "appliance.context"),
     ("appliance.access.door",),
