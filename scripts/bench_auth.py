@@ -88,7 +88,7 @@ def make_keys(url: str, number: int) -> Keys:
 def addresses() -> Iterator[str]:
     """Addresses of this machine, each of which the server takes for another client's."""
     for number in count(1):
-        yield f"127.{1 + number // 65_025}.{number // 255 % 255}.{1 + number % 254}"
+        yield f"127.{1 + number // 62_500}.{number // 250 % 250}.{1 + number % 250}"
 
 
 def read_answer(connection: socket.socket) -> bytes:
