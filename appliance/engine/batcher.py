@@ -17,9 +17,13 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from appliance.engine.types import PRIORITIES, Job, Priority
+from appliance.engine.jobs import Job
+from appliance.engine.types import PRIORITIES, Priority
 
-__all__ = ["BatchBudget", "FairQueue", "Piece", "length_buckets"]
+__all__ = ["BACKGROUND", "FairQueue", "Piece", "length_buckets"]
+
+BACKGROUND: Priority = PRIORITIES[-1]
+"""The class that nobody waits for in front of a screen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,12 @@ class Piece:
     def length(self) -> int:
         """Tokens of the text."""
         return len(self.job.texts[self.index])
+
+    @property
+    def second_start(self) -> int:
+        """Where its second half starts, if it is a pair; else 0."""
+        starts = self.job.second_starts
+        return starts[self.index] if starts else 0
 
 
 @dataclass(slots=True)
@@ -67,6 +77,8 @@ class _Class:
 
     def __init__(self) -> None:
         self.heap: list[_Waiting] = []
+        self.tokens = 0
+        """Of all its texts."""
         self.earned = 0.0
         """Tokens that it may have served before those of a higher priority."""
         self._virtual_time = 0.0
@@ -76,12 +88,8 @@ class _Class:
         waiting = _Waiting(job, self._arrivals, 0.0, tokens=job.tokens)
         waiting.begin_quantum(self._virtual_time, quantum)
         heapq.heappush(self.heap, waiting)
+        self.tokens += job.tokens
         self._arrivals += 1
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all its texts."""
-        return sum(waiting.tokens for waiting in self.heap)
 
     def tokens_before(self, tokens: int) -> int:
         """Tokens that would be served before as many of a job that came now."""
@@ -90,6 +98,7 @@ class _Class:
         return sum(max(0, min(waiting.tokens, int(end - waiting.start))) for waiting in self.heap)
 
     def remove(self, position: int) -> None:
+        self.tokens -= self.heap[position].tokens
         del self.heap[position]
         heapq.heapify(self.heap)
         if not self.heap:
@@ -108,6 +117,7 @@ class _Class:
         self._virtual_time += length / len(self.heap)
         waiting.next_index += 1
         waiting.tokens -= length
+        self.tokens -= length
         if waiting.next_index == len(waiting.job.texts):
             heapq.heappop(self.heap)
         elif waiting.next_index == waiting.quantum_end:
@@ -123,9 +133,6 @@ class FairQueue:
 
     Args:
         quantum: Tokens that one request may have served in a row while others wait.
-
-    Attributes:
-        tokens: Tokens of all texts that wait.
     """
 
     SHARE = 1 / 16
@@ -133,16 +140,33 @@ class FairQueue:
 
     def __init__(self, quantum: int) -> None:
         self.quantum = quantum
-        self.tokens = 0
         self._classes = [_Class() for _ in PRIORITIES]  # highest first
 
     def __len__(self) -> int:
         return sum(len(each.heap) for each in self._classes)
 
+    @property
+    def texts(self) -> int:
+        """Texts of all jobs that wait."""
+        return sum(
+            len(waiting.job.texts) - waiting.next_index
+            for each in self._classes
+            for waiting in each.heap
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all texts that wait."""
+        return sum(each.tokens for each in self._classes)
+
+    @property
+    def pressing(self) -> int:
+        """Tokens of those above the background."""
+        return sum(each.tokens for each in self._classes[:-1])
+
     def add(self, job: Job) -> None:
         """Let a job wait. It must have at least one text."""
         self._classes[PRIORITIES.index(job.priority)].add(job, self.quantum)
-        self.tokens += job.tokens
 
     def discard(self, job: Job, *, unless_begun: bool = False) -> bool:
         """Take a job's remaining texts out; nothing happens if it does not wait.
@@ -159,7 +183,6 @@ class FairQueue:
             if waiting.job is job:
                 if unless_begun and waiting.next_index:
                     return False
-                self.tokens -= waiting.tokens
                 own.remove(position)
                 return True
         return False
@@ -178,7 +201,9 @@ class FairQueue:
     def take(self, max_tokens: int, max_texts: int | None = None) -> list[Piece]:
         """Remove the texts of the next batch.
 
-        A text longer than ``max_tokens`` makes a batch of its own.
+        A text longer than ``max_tokens`` makes a batch of its own. The background has batches of
+        its own but for the share that it has earned: what waits behind a batch should not wait for
+        what nobody waits for.
 
         Args:
             max_tokens: Most tokens of the batch.
@@ -193,17 +218,22 @@ class FairQueue:
         while waiting and (max_texts is None or len(pieces) < max_texts):
             chosen = waiting[0] if len(waiting) == 1 else _next_class(waiting)
             length = chosen.next_length
-            if pieces and length > room:
+            if pieces and (length > room or self._is_to_itself(chosen, pieces[0])):
                 break
             pieces.append(chosen.pop(length, self.quantum))
             room -= length
-            self.tokens -= length
             if len(waiting) > 1:
                 for lower in waiting[waiting.index(chosen) + 1 :]:
                     lower.earned += length * self.SHARE
             if not chosen.heap:
                 waiting = self._waiting()
         return pieces
+
+    def _is_to_itself(self, chosen: _Class, first: Piece) -> bool:
+        """Whether a class stays out of a batch that begins so."""
+        if chosen is not self._classes[-1] or first.job.priority == BACKGROUND:
+            return False
+        return chosen.earned < chosen.next_length
 
     def _waiting(self) -> list[_Class]:
         return [each for each in self._classes if each.heap]
@@ -215,42 +245,6 @@ def _next_class(waiting: Sequence[_Class]) -> _Class:
         if each.earned >= each.next_length:
             return each
     return waiting[0]
-
-
-class BatchBudget:
-    """Tokens of a batch that fit in a device's memory, as far as is known.
-
-    Halved when a batch did not fit, and doubled again after a number of good batches that were
-    large enough to tell. That number doubles with each failure, so that a size that never fits is
-    tried ever more rarely.
-
-    Args:
-        most: Tokens that it never exceeds.
-    """
-
-    FIRST_PATIENCE = 16
-    MOST_PATIENCE = 1024
-
-    def __init__(self, most: int) -> None:
-        self.tokens = most
-        self._most = most
-        self._good = 0
-        self._patience = self.FIRST_PATIENCE
-
-    def shrink(self, tokens: int) -> None:
-        """A batch of so many tokens did not fit."""
-        self.tokens = max(1, min(self.tokens, tokens) // 2)
-        self._good = 0
-        self._patience = min(2 * self._patience, self.MOST_PATIENCE)
-
-    def passed(self, tokens: int) -> None:
-        """A batch of so many tokens did fit."""
-        if self.tokens == self._most or 2 * tokens < self.tokens:
-            return
-        self._good += 1
-        if self._good >= self._patience:
-            self.tokens = min(2 * self.tokens, self._most)
-            self._good = 0
 
 
 def length_buckets(

@@ -23,6 +23,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from appliance.engine.backend import Backend
+from appliance.engine.background import Background
 from appliance.engine.cores import share_cores
 from appliance.engine.lane import Lane, Place, stuck_error
 from appliance.engine.watching import UNWATCHED, Watcher
@@ -83,6 +84,7 @@ class Device:
         self._look = look
         self.workers, self.threads_per_worker = share_cores(cpu_workers if self._on_cpu else 1)
         self.idle = 0
+        self._background = Background(self.workers)
         self._lanes: deque[Lane] = deque()
         self._tasks: deque[Task] = deque()
         self.lock = threading.Lock() if lock is None else lock
@@ -207,7 +209,7 @@ class Device:
                         return batch
                     if not wait:
                         return None
-                    self._changed.wait(again)
+                    self._changed.wait(self._background.next_look(time.perf_counter(), again))
             finally:
                 self.idle -= 1
         return None
@@ -225,12 +227,17 @@ class Device:
         return run
 
     def _next_batch(self) -> Taken | None:
+        now = time.perf_counter()
         for _ in range(len(self._lanes)):
             lane = self._lanes[0]
             self._lanes.rotate(-1)  # models take turns
             place = lane.places[self]
+            is_pressing = bool(lane.queue.pressing)
+            if not is_pressing and self._background.waits(now, self.idle):
+                continue
             if len(lane.queue) and place.is_open:
                 assert place.executor is not None
+                self._background.note(now, pressing=is_pressing)
                 pieces = lane.queue.take(self._budget(lane, place), lane.max_batch_requests)
                 lane.note_work()
                 place.copy.running += 1
@@ -246,7 +253,11 @@ class Device:
         most = place.executor.budget.tokens
         if place.backend.runs_alone:
             return most
-        share = -(-lane.queue.tokens // max(1, lane.idle_workers))
+        waiting = lane.queue.pressing
+        if not waiting:
+            waiting = lane.queue.tokens
+            most = self._background.batch_tokens(time.perf_counter(), most)
+        share = -(-waiting // max(1, lane.idle_workers))
         return min(max(share, MIN_CPU_SHARE if self._on_cpu else MIN_ACCELERATOR_SHARE), most)
 
     def _launch(self, worker: Worker, taken: Taken) -> Finish:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from appliance.engine.backend import Backend
-from appliance.engine.batcher import BatchBudget, FairQueue
+from appliance.engine.batcher import FairQueue
+from appliance.engine.budget import BatchBudget
 from appliance.engine.copies import Copy, Demand
 from appliance.engine.execution import Executor, fail
-from appliance.engine.types import Job, Priority
+from appliance.engine.jobs import Job
+from appliance.engine.types import Priority
 from appliance.errors import ModelUnavailable
 
 __all__ = ["Lane", "Place", "Station", "stuck_error"]

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.engine.batcher import BatchBudget, FairQueue, Piece, length_buckets
-from appliance.engine.types import PRIORITIES, Job, Priority
+from appliance.engine.batcher import FairQueue, Piece, length_buckets
+from appliance.engine.budget import BatchBudget
+from appliance.engine.jobs import Job
+from appliance.engine.types import PRIORITIES, Priority
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=12)
 JOBS = st.lists(LENGTHS, min_size=1, max_size=8)
@@ -344,6 +346,27 @@ def test_a_higher_class_goes_first(first: Priority, second: Priority) -> None:
     later, sooner = of_class(second, *[5] * 4), of_class(first, *[5] * 4)
     taken = [p.job for batch in batches(filled(100, [later, sooner]), 10) for p in batch]
     assert taken == [sooner] * 4 + [later] * 4
+
+
+def test_the_background_does_not_make_other_batches_longer() -> None:
+    queue = filled(100, [of_class("low", *[5] * 400), of_class("normal", 5, 5)])
+    assert [piece.job.priority for piece in queue.take(1000)] == ["normal", "normal"]
+    assert len(queue.take(1000)) == 200
+
+
+def test_it_does_by_the_share_that_it_has_earned() -> None:
+    queue = filled(100, [of_class("low", *[5] * 400), of_class("normal", *[5] * 20)])
+    taken = [piece.job.priority for piece in queue.take(1000)]
+    assert taken.count("low") == 100 * FairQueue.SHARE // 5
+
+
+def test_what_presses_is_all_above_the_background() -> None:
+    low, normal, high = (of_class(each, 5, 5) for each in ("low", "normal", "high"))
+    queue = filled(100, [low, normal, high])
+    assert (queue.tokens, queue.pressing) == (30, 20)
+    queue.discard(normal)
+    queue.take(10)
+    assert (queue.tokens, queue.pressing) == (10, 0)
 
 
 @given(

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from appliance.engine import background
 from appliance.engine.cores import available_cores
 from appliance.engine.device import Device
+from appliance.engine.jobs import Batch
 from appliance.engine.lane import Lane
-from appliance.engine.types import Batch, FloatMatrix
+from appliance.engine.types import FloatMatrix
 from appliance.errors import InternalError, ModelUnavailable
 from tests.fakes import FakeBackend
 from tests.unit.tickets import (
@@ -295,3 +297,30 @@ def test_the_cores_are_shared_out_among_the_workers(
     monkeypatch.setattr("appliance.engine.cores.available_cores", lambda: cores)
     device = Device()
     assert (device.workers, device.threads_per_worker) == (workers, threads)
+
+
+def test_while_others_come_the_background_leaves_a_worker_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(background, "TURN_SECONDS", PATIENCE)
+    gate, marked, begun = threading.Event(), 7, []
+
+    def hold(batch: Batch) -> None:
+        if marked in batch.input_ids:
+            begun.append(len(batch.input_ids))
+            assert gate.wait(PATIENCE)
+
+    with running(workers=2) as device:
+        served = lane(device, FakeBackend(before_forward=hold))
+        low = Ticket(*[100] * 40, token=marked)
+        low.job.priority = "low"
+        for ticket in (Ticket(5), low, Ticket(6), Ticket(7)):
+            served.submit(ticket.job)
+            if ticket is low:
+                until(lambda: bool(begun))
+            else:
+                ticket.assert_right()  # though the background has work for every worker
+        assert len(begun) == 1
+        assert begun[0] < device.batch_tokens(served.backend, 1000) / 5
+        gate.set()
+        low.assert_right()
