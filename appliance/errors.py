@@ -8,8 +8,12 @@ dialect under ``compat`` renders it in the shape its own clients read.
 
     ApplianceError
     +- InvalidRequest            400   a field is missing, malformed or not allowed
+    |  +- MalformedBody          400   the body is no JSON
+    |  +- EmptyInput             400   there is no input, or one is empty
     |  +- InputTooLong           400   one text is longer than the model reads
     |  +- RequestTooManyTokens   400   all texts of one request together
+    |  +- TooManyInputs          400   more inputs than one request may have
+    |  +- WrongModelKind         400   the model does not give what is asked for
     +- Unauthenticated           401   no key came with the request
     |  +- UnknownKey             401   a key came, but none that is known here
     +- PermissionDenied          403   the key is good, but not for this
@@ -17,6 +21,7 @@ dialect under ``compat`` renders it in the shape its own clients read.
     +- ModelNotFound             404
     +- RouteNotFound             404
     +- TokenNotFound             404
+    +- ObjectNotFound            404   no such file or batch
     +- MethodNotAllowed          405
     +- Conflict                  409   as things stand, it cannot be done
     +- RequestTimeout            408   the body did not arrive in full
@@ -39,13 +44,16 @@ __all__ = [
     "ApplianceError",
     "ClientLeft",
     "Conflict",
+    "EmptyInput",
     "InputTooLong",
     "InternalError",
     "InvalidRequest",
+    "MalformedBody",
     "MethodNotAllowed",
     "ModelNotAllowed",
     "ModelNotFound",
     "ModelUnavailable",
+    "ObjectNotFound",
     "Overloaded",
     "PayloadTooLarge",
     "PermissionDenied",
@@ -58,9 +66,11 @@ __all__ = [
     "TokenNotFound",
     "TokensExceeded",
     "TooManyAttempts",
+    "TooManyInputs",
     "Unauthenticated",
     "UnknownKey",
     "UnsupportedMediaType",
+    "WrongModelKind",
 ]
 
 
@@ -91,12 +101,50 @@ class InvalidRequest(ApplianceError):
     status = 400
 
 
+class MalformedBody(InvalidRequest):
+    """The body is not the JSON that it is declared as."""
+
+
+class EmptyInput(InvalidRequest):
+    """There is no input, or one has nothing in it."""
+
+
 class InputTooLong(InvalidRequest):
-    """One text has more tokens than the model reads, and the request did not allow a cut."""
+    """One text has more tokens than the model reads, and the request did not allow a cut.
+
+    Attributes:
+        count: Tokens that it has; ``None`` where they were not all counted.
+        limit: Tokens that the model reads.
+    """
+
+    def __init__(
+        self, message: str, *, count: int | None, limit: int, param: str | None = None
+    ) -> None:
+        super().__init__(message, param=param)
+        self.count = count
+        self.limit = limit
 
 
 class RequestTooManyTokens(InvalidRequest):
     """The texts of one request together exceed ``max_request_tokens``."""
+
+
+class TooManyInputs(InvalidRequest):
+    """One request has more inputs than ``max_client_batch_size``.
+
+    Attributes:
+        count: Inputs that it has.
+        limit: Inputs that it may have.
+    """
+
+    def __init__(self, message: str, *, count: int, limit: int, param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.count = count
+        self.limit = limit
+
+
+class WrongModelKind(InvalidRequest):
+    """The model does not give what is asked for: no vectors of a classifier, for example."""
 
 
 class Unauthenticated(ApplianceError):
@@ -127,6 +175,12 @@ class ModelNotFound(ApplianceError):
 
 class TokenNotFound(ApplianceError):
     """There is no stored token of this id."""
+
+    status = 404
+
+
+class ObjectNotFound(ApplianceError):
+    """There is no file or batch of this id that the key may see."""
 
     status = 404
 

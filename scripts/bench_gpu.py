@@ -31,10 +31,11 @@ from torch import nn
 from transformers import AutoModel, BertConfig, PretrainedConfig, Qwen3Config
 
 from appliance.engine.attention import PACKED
+from appliance.engine.jobs import Batch
 from appliance.engine.pooling import pool_segments
 from appliance.engine.staging import to_host
 from appliance.engine.transformer import PackedTransformer
-from appliance.engine.types import Batch, FloatMatrix
+from appliance.engine.types import FloatMatrix
 
 SHAPES: dict[str, PretrainedConfig] = {
     "MiniLM-L6": BertConfig(

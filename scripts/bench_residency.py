@@ -25,10 +25,10 @@ from bench_lib.machine import machine_line
 
 from appliance.engine.backend import Parking
 from appliance.engine.cores import share_cores
+from appliance.engine.jobs import Batch
 from appliance.engine.loading import load_model
 from appliance.engine.model import TorchBackend
 from appliance.engine.sources import locate_model
-from appliance.engine.types import Batch
 from appliance.settings import ModelSettings, Settings
 
 MODEL = "embedded:all-MiniLM-L6-v2"

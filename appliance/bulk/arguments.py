@@ -96,7 +96,9 @@ def add_embed_flags(parser: argparse.ArgumentParser) -> None:
     prompt.add_argument("--prompt", help="words to put before each text")
     prompt.add_argument("--prompt-name", metavar="NAME", help="one of the model's prompts")
     prompt.add_argument(
-        "--input-type", choices=("query", "document"), help="kind of text; picks the prompt"
+        "--input-type",
+        choices=("query", "document", "classification", "clustering"),
+        help="kind of text; picks the prompt",
     )
     add(
         "--on-error",

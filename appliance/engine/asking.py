@@ -7,14 +7,15 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from appliance.engine.jobs import Job
 from appliance.engine.lane import Lane
-from appliance.engine.types import FloatMatrix, Job, Priority, TokenArray, Vectors
+from appliance.engine.types import Output, Priority, TokenArray
 
 __all__ = ["Patience", "compute"]
 
-Finished = TypeVar("Finished", bound=Vectors)
+Finished = TypeVar("Finished")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,28 +35,41 @@ async def compute(
     lane: Lane,
     texts: Sequence[TokenArray],
     unpooled: int,
-    finish: Callable[[FloatMatrix], Finished],
+    finish: Callable[[Any], Finished],
     priority: Priority = "normal",
     patience: Patience | None = None,
     trace: object | None = None,
+    output: Output = "dense",
+    second_starts: Sequence[int] = (),
 ) -> tuple[Job, Finished]:
     """Have texts computed. Whoever is cancelled meanwhile takes back what still waits.
 
     Args:
         lane: The model.
         texts: Ids of each text.
-        unpooled: As in :class:`~appliance.engine.types.Job`.
-        finish: Makes the answer of the vectors; on a worker's thread.
+        unpooled: As in :class:`~appliance.engine.jobs.Job`.
+        finish: Makes the answer of the :data:`~appliance.engine.types.Rows`, and never ``None``; on
+            a worker's thread.
         priority: Class among the jobs that wait.
         patience: How long it may wait. Unset: for ever.
-        trace: As in :class:`~appliance.engine.types.Job`.
+        trace: As in :class:`~appliance.engine.jobs.Job`.
+        output: What is to be made of each text.
+        second_starts: As in :class:`~appliance.engine.jobs.Job`.
 
     Returns:
         The job, and what ``finish`` made.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Finished] = loop.create_future()
-    job = Job(texts, lambda job: _hand_over(job, finish, loop, future), unpooled, priority, trace)
+    job = Job(
+        texts,
+        lambda job: _hand_over(job, finish, loop, future),
+        unpooled,
+        priority,
+        trace,
+        output,
+        second_starts,
+    )
     lane.submit(job)
     timer: asyncio.TimerHandle | None = None
     if patience is not None:
@@ -72,27 +86,27 @@ async def compute(
 
 def _hand_over(
     job: Job,
-    finish: Callable[[FloatMatrix], Finished],
+    finish: Callable[[Any], Finished],
     loop: asyncio.AbstractEventLoop,
     future: asyncio.Future[Finished],
 ) -> None:
-    vectors, error = None, job.error
-    if job.vectors is not None and error is None:
+    answer, error = None, job.error
+    if job.rows is not None and error is None:
         try:
-            vectors = finish(job.vectors)
+            answer = finish(job.rows)
         except Exception as fault:  # whatever it is, the request is answered
             error = fault
     with suppress(RuntimeError):  # the loop has closed: nobody waits any more
-        loop.call_soon_threadsafe(_resolve, future, vectors, error)
+        loop.call_soon_threadsafe(_resolve, future, answer, error)
 
 
 def _resolve(
-    future: asyncio.Future[Finished], vectors: Finished | None, error: BaseException | None
+    future: asyncio.Future[Finished], answer: Finished | None, error: BaseException | None
 ) -> None:
     if future.done():
         return
-    if vectors is not None:
-        future.set_result(vectors)
+    if answer is not None:
+        future.set_result(answer)
     elif error is not None:
         future.set_exception(error)
 

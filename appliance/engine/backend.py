@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from appliance.engine.types import Batch, FloatMatrix, TokenArray, TruncationDirection
+from appliance.engine.jobs import Batch
+from appliance.engine.types import (
+    ModelCard,
+    PairTokens,
+    Rows,
+    Token,
+    TokenArray,
+    TruncationDirection,
+)
 
 __all__ = [
     "Backend",
@@ -83,8 +91,29 @@ class TextTokenizer(Protocol):
             the whole text.
         """
 
+    def encode_pairs(
+        self, pairs: Sequence[tuple[str, str]], limit: int, direction: TruncationDirection
+    ) -> list[PairTokens]:
+        """Ids of pairs of texts, each pair cut to ``limit`` tokens, special tokens included.
+
+        The longer half of a pair that is too long is cut first.
+
+        Args:
+            pairs: The texts.
+            limit: Most tokens of a pair.
+            direction: The end of each half that goes.
+        """
+
     def prompt_length(self, prompt: str) -> int:
         """Tokens that a prompt takes up at the start of a text, special tokens before it too."""
+
+    def split(self, texts: list[str], *, add_special_tokens: bool = True) -> list[list[Token]]:
+        """The tokens of each text, and where each lies in it."""
+
+    def decode(
+        self, ids: Sequence[Sequence[int]], *, skip_special_tokens: bool = True
+    ) -> list[str]:
+        """The text that each list of ids stands for; ids that it does not know stand for none."""
 
     def cut(
         self, ids: TokenArray, limit: int, direction: TruncationDirection, keep_first: int = 0
@@ -121,6 +150,10 @@ class Backend(Protocol):
     @property
     def max_input_tokens(self) -> int:
         """Longest text that it reads."""
+
+    @property
+    def card(self) -> ModelCard:
+        """What it is."""
 
     @property
     def device_name(self) -> str:
@@ -197,19 +230,23 @@ class Backend(Protocol):
     def close(self) -> None:
         """Give back all that it holds, wherever that is. It is of no use afterwards."""
 
-    def launch(self, batch: Batch) -> Callable[[], FloatMatrix]:
-        """Begin to embed a batch.
+    def launch(self, batch: Batch) -> Callable[[], Rows]:
+        """Begin to make of a batch what it is to become.
 
         Returns:
-            A function that waits for the vectors: float32, shape ``[texts, dimension]``, the
-            chain's own output.
+            A function that waits for it, by the batch's ``output``:
+
+            - ``dense``: float32, shape ``[texts, dimension]``, the chain's own output;
+            - ``sparse``: a :class:`~appliance.engine.types.SparseRow` for each text;
+            - ``tokens``: float32, shape ``[tokens, dimension]``, for each text;
+            - ``scores``: float32, shape ``[texts, labels]``: logits.
 
         Raises:
             DeviceOutOfMemory: It needs more memory than there is.
         """
 
-    def forward_in_float32(self, batch: Batch) -> FloatMatrix:
-        """Embed a batch once more, with room for larger numbers.
+    def forward_in_float32(self, batch: Batch) -> Rows:
+        """The same once more, with room for larger numbers.
 
         Raises:
             DeviceOutOfMemory: It needs more memory than there is.

@@ -9,6 +9,7 @@ the old (``sentence_transformers.models.Pooling``) and the new
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import msgspec
 from appliance.engine.modules import (
     TEXTS,
     TOKENS,
+    ClassifierSpec,
     HeadSpec,
     SpladeSpec,
     read_head,
@@ -40,7 +42,8 @@ class ChainSpec:
 
     Attributes:
         transformer: Folder of the transformer's config, weights and tokenizer.
-        pooling: Modes whose results are laid side by side, or SPLADE; ``None`` if none is named.
+        pooling: Modes whose results are laid side by side, or SPLADE, or a classifier's head;
+            ``None`` if none is named.
         is_static: Whether a table of token vectors stands in the transformer's place.
         token_heads: What is done to token vectors before the pooling, in order.
         heads: What is done to pooled vectors, in order.
@@ -48,7 +51,7 @@ class ChainSpec:
     """
 
     transformer: Path
-    pooling: tuple[str, ...] | SpladeSpec | None = None
+    pooling: tuple[str, ...] | SpladeSpec | ClassifierSpec | None = None
     is_static: bool = False
     token_heads: tuple[HeadSpec, ...] = ()
     heads: tuple[HeadSpec, ...] = ()
@@ -72,13 +75,14 @@ def read_chain(folder: Path) -> ChainSpec:
 
     Returns:
         The chain; of a folder without that file, as sentence-transformers has it, the mean over a
-        plain transformer.
+        plain transformer. A transformer with no pooling named whose ``config.json`` says that it is
+        a ``ForSequenceClassification`` model has its own head behind it.
 
     Raises:
         ModelUnavailable: A file is broken or asks for something that is not supported.
     """
     if not (folder / "modules.json").is_file():
-        return ChainSpec(folder, ("mean",))
+        return ChainSpec(folder, ClassifierSpec() if _classifies(folder) else ("mean",))
     entries = read_json(folder / "modules.json", list[ModuleEntry])
     _check_kinds(entries)
     transformer = folder / entries[0].path
@@ -90,6 +94,8 @@ def read_chain(folder: Path) -> ChainSpec:
         heads = _read_heads(folder, entries[1:], TEXTS)
         return ChainSpec(transformer, ("mean",), is_static=True, heads=heads)
     if not places:
+        if len(entries) == 1 and _classifies(transformer):
+            return ChainSpec(transformer, ClassifierSpec())
         return ChainSpec(transformer, token_heads=_read_heads(folder, entries[1:], TOKENS))
     (place,) = places
     token_heads = _read_heads(folder, entries[1:place], TOKENS)
@@ -105,6 +111,19 @@ def read_chain(folder: Path) -> ChainSpec:
     return ChainSpec(
         transformer, modes, token_heads=token_heads, heads=heads, pools_prompt=pools_prompt
     )
+
+
+class Architectures(msgspec.Struct):
+    """What a transformer's ``config.json`` says of its class."""
+
+    architectures: list[str] | None = None
+
+
+def _classifies(transformer: Path) -> bool:
+    with suppress(ModelUnavailable):  # a broken file is told of where all of it is read
+        named = read_json(transformer / "config.json", Architectures).architectures or []
+        return any(name.endswith("ForSequenceClassification") for name in named)
+    return False
 
 
 def _check_kinds(entries: list[ModuleEntry]) -> None:

@@ -2,8 +2,9 @@
 """One batch on one device, from its texts to its jobs' answers, whatever goes wrong on the way.
 
 A batch that fails is split until the text that is at fault stands alone. One that does not fit in
-memory is split likewise, and the batches after it are smaller for a while. Texts whose vectors are
-not finite in half precision are computed once more in float32.
+memory is split likewise, and the batches after it are smaller for a while. Texts whose numbers
+are not finite in half precision are computed once more in float32. Texts of which different things
+are wanted run one after the other, in a pass for each.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from appliance.engine.backend import Backend, DeviceOutOfMemory
-from appliance.engine.batcher import BatchBudget, Piece
-from appliance.engine.types import Batch, FloatMatrix, Job
+from appliance.engine.batcher import Piece
+from appliance.engine.budget import BatchBudget
+from appliance.engine.jobs import Batch, Job
+from appliance.engine.types import FloatMatrix, Rows, SparseRow
 from appliance.errors import InternalError
 
 __all__ = ["Executor", "fail"]
@@ -62,7 +66,19 @@ class Executor:
         for piece in kept:
             if piece.job.started is None:
                 piece.job.started = started
-        return self._launch(kept)
+        outputs = {piece.job.output for piece in kept}
+        if len(outputs) == 1:
+            return self._launch(kept)
+        finishes = [
+            self._launch([piece for piece in kept if piece.job.output == output])
+            for output in sorted(outputs)
+        ]
+
+        def finish() -> None:
+            for each in finishes:
+                each()
+
+        return finish
 
     def _launch(self, pieces: list[Piece]) -> Callable[[], None]:
         try:
@@ -73,11 +89,11 @@ class Executor:
 
         def finish() -> None:
             try:
-                vectors = wait()
+                rows = wait()
             except Exception as error:
                 self._recover(pieces, error)
             else:
-                self._deliver(pieces, vectors)
+                self._deliver(pieces, rows)
 
         return finish
 
@@ -100,23 +116,21 @@ class Executor:
         logger.error("a text of %d tokens failed in %s", tokens, self.name, exc_info=error)
         fail(pieces[0].job, InternalError(_told(error, tokens)))
 
-    def _deliver(self, pieces: list[Piece], vectors: FloatMatrix) -> None:
+    def _deliver(self, pieces: list[Piece], rows: Rows) -> None:
         self.budget.passed(_tokens(pieces))
-        finite = _finite_rows(vectors)
+        finite = _finite_rows(rows)
         if not finite.all() and self.backend.is_half_precision:
-            vectors, finite = self._recompute(pieces, vectors, finite)
-        for piece, vector, is_finite in zip(pieces, vectors, finite, strict=True):
+            rows, finite = self._recompute(pieces, rows, finite)
+        for piece, row, is_finite in zip(pieces, rows, finite, strict=True):
             if is_finite:
-                _answer(piece, vector)
+                _answer(piece, row)
             else:
                 logger.error(
                     "a text of %d tokens gave no finite vector in %s", piece.length, self.name
                 )
                 fail(piece.job, InternalError("the model gave a vector with NaN or infinity"))
 
-    def _recompute(
-        self, pieces: list[Piece], vectors: FloatMatrix, finite: Flags
-    ) -> tuple[FloatMatrix, Flags]:
+    def _recompute(self, pieces: list[Piece], rows: Rows, finite: Flags) -> tuple[Rows, Flags]:
         again = np.flatnonzero(~finite)
         if not self.recomputed:
             logger.warning(
@@ -129,22 +143,32 @@ class Executor:
             exact = self.backend.forward_in_float32(_packed([pieces[row] for row in again]))
         except Exception:  # the texts fail for what they are; the rest of the batch is good
             logger.exception("%s cannot be run in float32", self.name)
-            return vectors, finite
-        vectors, finite = vectors.copy(), finite.copy()
-        vectors[again] = exact
+            return rows, finite
+        finite = finite.copy()
         finite[again] = _finite_rows(exact)
-        return vectors, finite
+        mended: Any = rows.copy() if isinstance(rows, np.ndarray) else list(rows)
+        for place, row in zip(again, exact, strict=True):
+            mended[place] = row
+        return mended, finite
 
 
-def _finite_rows(vectors: FloatMatrix) -> Flags:
-    flags: Flags = np.logical_and.reduce(np.isfinite(vectors), axis=1)
+def _finite_rows(rows: Rows) -> Flags:
+    flags: Flags
+    if isinstance(rows, np.ndarray):
+        flags = np.logical_and.reduce(np.isfinite(rows), axis=1)
+    else:
+        values = (row.values if isinstance(row, SparseRow) else row for row in rows)
+        flags = np.array([np.isfinite(each).all() for each in values], dtype=np.bool_)
     return flags
 
 
 def _packed(pieces: Sequence[Piece]) -> Batch:
+    output = pieces[0].job.output
     return Batch.pack(
         [piece.job.texts[piece.index] for piece in pieces],
         [piece.job.unpooled for piece in pieces],
+        output,
+        [piece.second_start for piece in pieces] if output == "scores" else (),
     )
 
 
@@ -162,16 +186,23 @@ def _told(error: Exception, tokens: int) -> str:
 _delivery = threading.Lock()
 
 
-def _answer(piece: Piece, vector: npt.NDArray[np.float32]) -> None:
+def _answer(piece: Piece, row: FloatMatrix | SparseRow) -> None:
     job = piece.job
     with _delivery:
-        if job.vectors is None:
-            job.vectors = np.empty((len(job.texts), len(vector)), dtype=np.float32)
-        job.vectors[piece.index] = vector
+        if job.rows is None:
+            job.rows = _room(job, row)
+        job.rows[piece.index] = row
         job.remaining -= 1
         complete = job.remaining == 0 and job.error is None
     if complete:
         _finish(job)
+
+
+def _room(job: Job, row: FloatMatrix | SparseRow) -> Any:
+    """Place for a job's rows, of which this is one."""
+    if isinstance(row, SparseRow) or row.ndim == 2:
+        return [None] * len(job.texts)
+    return np.empty((len(job.texts), len(row)), dtype=np.float32)
 
 
 def fail(job: Job, error: BaseException) -> None:

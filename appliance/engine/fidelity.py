@@ -9,8 +9,9 @@ from collections.abc import Callable
 import numpy as np
 import psutil
 
+from appliance.engine.jobs import Batch
 from appliance.engine.model import TorchBackend
-from appliance.engine.types import Batch, FloatMatrix
+from appliance.engine.types import FloatMatrix
 from appliance.settings import ModelSettings
 
 __all__ = ["tell_fidelity"]

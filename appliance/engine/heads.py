@@ -6,7 +6,7 @@ The formulas are those of sentence-transformers' ``Dense``, ``LayerNorm`` and ``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,11 +14,21 @@ import torch
 from torch import nn
 
 from appliance.engine.chain import ChainSpec
-from appliance.engine.modules import DenseSpec, HeadSpec, LayerNormSpec, SpladeSpec
+from appliance.engine.classifier import split_classifier
+from appliance.engine.jobs import Batch
+from appliance.engine.lexical import LexicalHead, load_lexical_head
+from appliance.engine.modules import (
+    ClassifierSpec,
+    DenseSpec,
+    HeadSpec,
+    LayerNormSpec,
+    SpladeSpec,
+)
 from appliance.engine.pooling import SegmentPooling
 from appliance.engine.splade import SpladePooling, split_masked_language_model
+from appliance.engine.staging import sparse_to_host, to_host, tokens_to_host
 from appliance.engine.transformer import execution_device
-from appliance.engine.types import Batch
+from appliance.engine.types import Output, Rows
 from appliance.engine.weights import read_weights
 from appliance.errors import ModelUnavailable
 
@@ -32,17 +42,57 @@ class Chain(nn.Module):
         tokens: For token vectors, before the pooling; may be empty.
         pooling: Makes one vector of each text's token vectors.
         texts: For pooled vectors; may be empty.
-        dimension: Values of a finished vector.
+        dimension: Values of a finished vector; of a classifier, the number of its labels.
+        labels: A classifier's labels, in the order of its values.
+        lexical: A head beside the pooling, for sparse embeddings.
+
+    Attributes:
+        lacks: Why it does not make something that it otherwise would, in a sentence for a client.
     """
 
     def __init__(
-        self, tokens: nn.Sequential, pooling: nn.Module, texts: nn.Sequential, dimension: int
+        self,
+        tokens: nn.Sequential,
+        pooling: nn.Module,
+        texts: nn.Sequential,
+        dimension: int,
+        labels: tuple[str, ...] = (),
+        lexical: LexicalHead | None = None,
     ) -> None:
         super().__init__()
         self.dimension = dimension
+        self.labels = labels
         self._tokens = tokens
         self._pooling = pooling
         self._texts = texts
+        self._lexical = lexical
+        self.lacks: dict[Output, str] = {}
+
+    @property
+    def gives(self) -> frozenset[Output]:
+        """What it makes of a text."""
+        if self.labels:
+            return frozenset({"scores"})
+        if isinstance(self._pooling, SpladePooling):
+            return frozenset({"dense", "sparse"})
+        if self._lexical is not None:
+            return frozenset({"dense", "sparse", "tokens"})
+        return frozenset({"dense", "tokens"})
+
+    def begin(
+        self, hidden: torch.Tensor, cu_seqlens: torch.Tensor, batch: Batch
+    ) -> Callable[[], Rows]:
+        """Begin to make of each text what the batch says; arguments as of :meth:`forward`.
+
+        Returns:
+            A function that waits for it, as :meth:`Backend.launch` says.
+        """
+        if batch.output == "tokens":
+            return tokens_to_host(self._tokens(hidden.float()), batch.lengths)
+        if batch.output == "sparse" and self._lexical is not None:
+            return self._lexical.begin(hidden, batch)
+        rows = self(hidden, cu_seqlens, batch)
+        return sparse_to_host(rows) if batch.output == "sparse" else to_host(rows)
 
     def forward(self, hidden: torch.Tensor, cu_seqlens: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Reduce each text to one vector.
@@ -62,15 +112,16 @@ class Chain(nn.Module):
 
 
 def load_chain(
-    spec: ChainSpec, model: nn.Module, *, pickles: bool = False
+    spec: ChainSpec, model: nn.Module, *, pickles: bool = False, left_out: Collection[int] = ()
 ) -> tuple[nn.Module, Chain]:
     """Build what stands behind a transformer, and read its weights.
 
     Args:
         spec: The modules.
-        model: The transformer, frozen, on its device; for SPLADE the whole masked language model,
-            which is taken apart.
+        model: The transformer, frozen, on its device; for SPLADE the whole masked language model
+            and for a classifier the whole of that, which is taken apart.
         pickles: Whether weights in PyTorch's older format may be read.
+        left_out: Ids of tokens that a sparse head leaves out.
 
     Returns:
         The transformer, and the chain behind it, frozen, on the same device.
@@ -81,18 +132,27 @@ def load_chain(
     """
     transformer, tokens = model, nn.Sequential()
     pooling: nn.Module
+    labels: tuple[str, ...] = ()
+    lexical, why_none = None, ""
     if isinstance(spec.pooling, SpladeSpec):
         transformer, head, width = split_masked_language_model(model)
         pooling = SpladePooling(head, spec.pooling, width)
+    elif isinstance(spec.pooling, ClassifierSpec):
+        transformer, classifier = split_classifier(model)
+        pooling, width, labels = classifier, len(classifier.labels), classifier.labels
     else:
         assert spec.pooling is not None
-        tokens, width = load_heads(spec.token_heads, _hidden_size(transformer), pickles=pickles)
+        width = _hidden_size(transformer)
+        lexical, why_none = load_lexical_head(spec.transformer, width, left_out, pickles=pickles)
+        tokens, width = load_heads(spec.token_heads, width, pickles=pickles)
         pooling = SegmentPooling(spec.pooling)
         width *= len(spec.pooling)
     texts, width = load_heads(spec.heads, width, pickles=pickles)
     device = execution_device(transformer)
-    chain = Chain(tokens, pooling, texts, width).to(device).eval().requires_grad_(False)
-    return transformer, chain
+    chain = Chain(tokens, pooling, texts, width, labels, lexical)
+    if why_none:
+        chain.lacks["sparse"] = why_none
+    return transformer, chain.to(device).eval().requires_grad_(False)
 
 
 def _hidden_size(transformer: nn.Module) -> int:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
@@ -16,7 +16,13 @@ from appliance.engine.backend import Backend
 from appliance.engine.prompts import Prompt
 from appliance.engine.types import EmbedOptions, TokenArray
 from appliance.engine.vocabulary import TokenVocabulary
-from appliance.errors import InputTooLong, InvalidRequest, RequestTooManyTokens
+from appliance.errors import (
+    EmptyInput,
+    InputTooLong,
+    InvalidRequest,
+    RequestTooManyTokens,
+    TooManyInputs,
+)
 from appliance.model_settings import check_keep_alive
 from appliance.settings import ModelSettings
 
@@ -25,9 +31,12 @@ __all__ = [
     "check_count",
     "check_dimensions",
     "check_expiry",
+    "check_ids",
     "check_prompt",
     "check_total",
+    "token_limit",
     "tokenize",
+    "too_long",
 ]
 
 
@@ -40,55 +49,67 @@ class Inputs:
     """The inputs of one request, or a run of them.
 
     Attributes:
-        items: All of them text, or all of them lists of token ids.
+        items: All of them text, or all of them lists of token ids, or, for scores only, all of
+            them pairs of texts.
         single: Whether the client sent one input bare, not in a list.
         first: Position of the first item in the request.
+        field: What the request calls them.
     """
 
-    items: Sequence[str] | Sequence[Sequence[int]]
+    items: Sequence[str] | Sequence[Sequence[int]] | Sequence[tuple[str, str]]
     single: bool = False
     first: int = 0
+    field: str = "input"
 
     def path(self, position: int) -> str:
         """How the item at a position of ``items`` is called in the request."""
-        return "input" if self.single else f"input[{self.first + position}]"
+        return self.field if self.single else f"{self.field}[{self.first + position}]"
 
     @property
     def estimated_tokens(self) -> int:
         """How many tokens a model will read, guessed before a tokenizer has seen them."""
-        return sum(
-            math.ceil(len(item) / CHARACTERS_PER_TOKEN) if isinstance(item, str) else len(item)
-            for item in self.items
-        )
+        return sum(map(_estimated_tokens, self.items))
 
     def split(self, size: int) -> list[Inputs]:
         """Runs of at most ``size`` inputs each."""
+        if len(self.items) <= size:
+            return [self]
         return [
-            Inputs(self.items[start : start + size], self.single, self.first + start)
+            replace(self, items=self.items[start : start + size], first=self.first + start)
             for start in range(0, len(self.items), size)
         ]
+
+
+def _estimated_tokens(item: str | Sequence[int] | tuple[str, str]) -> int:
+    if isinstance(item, str):
+        return math.ceil(len(item) / CHARACTERS_PER_TOKEN)
+    if len(item) and isinstance(item[0], str):
+        return sum(map(_estimated_tokens, cast("tuple[str, str]", item)))
+    return len(item)
 
 
 def check_count(inputs: Inputs, model: ModelSettings) -> None:
     """Refuse no inputs, too many, or an empty one.
 
     Raises:
-        InvalidRequest: Naming the input.
+        EmptyInput: There is none, or one is empty.
+        TooManyInputs: There are more than ``max_client_batch_size``.
     """
-    if not inputs.items:
-        raise InvalidRequest(
-            "input is an empty list; it must hold at least one text.", param="input"
-        )
-    if len(inputs.items) > model.max_client_batch_size:
-        raise InvalidRequest(
-            f"input has {len(inputs.items)} items, but at most {model.max_client_batch_size} are"
-            " allowed in one request.",
-            param="input",
+    field, count, limit = inputs.field, len(inputs.items), model.max_client_batch_size
+    if not count:
+        raise EmptyInput(f"{field} is an empty list; it must hold at least one text.", param=field)
+    if count > limit:
+        raise TooManyInputs(
+            f"{field} has {count} items, but at most {limit} are allowed in one request.",
+            count=count,
+            limit=limit,
+            param=field,
         )
     for position, item in enumerate(inputs.items):
-        if not len(item):
+        # Of a pair, one half may be empty.
+        if not (any(item) if isinstance(item, tuple) else len(item)):
             path = inputs.path(position)
-            raise InvalidRequest(f"{path} is empty; it must hold at least one token.", param=path)
+            raise EmptyInput(f"{path} is empty; it must hold at least one token.", param=path)
 
 
 def check_expiry(options: EmbedOptions) -> None:
@@ -132,8 +153,13 @@ def check_prompt(prompt: str, inputs: Inputs, model: ModelSettings) -> None:
         )
 
 
-def check_total(texts: Sequence[TokenArray], model: ModelSettings) -> int:
+def check_total(texts: Sequence[TokenArray], model: ModelSettings, field: str = "input") -> int:
     """Count the tokens of a whole request.
+
+    Args:
+        texts: Ids of each of its texts.
+        model: The model's settings.
+        field: What the request calls them.
 
     Raises:
         RequestTooManyTokens: There are more than ``max_request_tokens``.
@@ -143,9 +169,32 @@ def check_total(texts: Sequence[TokenArray], model: ModelSettings) -> int:
         raise RequestTooManyTokens(
             f"Requested {total} tokens, max {model.max_request_tokens} tokens per request. Send"
             " the inputs in several requests.",
-            param="input",
+            param=field,
         )
     return total
+
+
+def token_limit(backend: Backend, options: EmbedOptions) -> int:
+    """Most tokens of an input: what the model reads, or less if the request says so."""
+    return min(backend.max_input_tokens, options.max_tokens or sys.maxsize)
+
+
+def too_long(path: str, count: int | None, limit: int) -> InputTooLong:
+    """The error for an input that has more tokens than it may have.
+
+    Args:
+        path: How it is called in the request.
+        count: Its tokens; ``None`` where they were not all counted.
+        limit: What it may have.
+    """
+    # Its first words are OpenAI's: client libraries look for them.
+    return InputTooLong(
+        f"This model's maximum context length is {limit} tokens, but {path} has"
+        f" {count or f'more than {limit}'}. Shorten it, or send truncate: true to have it cut.",
+        count=count,
+        limit=limit,
+        param=path,
+    )
 
 
 def tokenize(
@@ -170,7 +219,7 @@ def tokenize(
         InvalidRequest: An input cannot be read, or is too long and may not be cut.
     """
     may_cut = model.truncate if options.truncate is None else options.truncate
-    limit = backend.max_input_tokens
+    limit = token_limit(backend, options)
     # Who wants a text's end has it read in full.
     enough = sys.maxsize if may_cut and options.truncation_direction == "left" else limit
     encode = partial(backend.tokenizer.encode_starts, enough=enough)
@@ -183,18 +232,11 @@ def tokenize(
     for position, (text, is_whole) in enumerate(read):
         if not len(text):  # white space, to a tokenizer without special tokens
             path = inputs.path(position)
-            raise InvalidRequest(f"{path} has no token that the model knows.", param=path)
+            raise EmptyInput(f"{path} has no token that the model knows.", param=path)
         if len(text) <= limit:
             continue
         if not may_cut:
-            path = inputs.path(position)
-            count = len(text) if is_whole else f"more than {limit}"
-            # Its first words are OpenAI's: client libraries look for them.
-            raise InputTooLong(
-                f"This model's maximum context length is {limit} tokens, but {path} has"
-                f" {count}. Shorten it, or send truncate: true to have it cut.",
-                param=path,
-            )
+            raise too_long(inputs.path(position), len(text) if is_whole else None, limit)
         if options.on_truncate is not None:
             options.on_truncate(inputs.first + position)
         texts[position] = backend.tokenizer.cut(
@@ -233,6 +275,21 @@ def _from_token_ids(
 
 
 def _native(ids: Sequence[int], path: str, backend: Backend) -> TokenArray:
+    check_ids(ids, path, backend)
+    return np.array(ids, dtype=np.int64)
+
+
+def check_ids(ids: Sequence[int], path: str, backend: Backend) -> None:
+    """Refuse token ids that a model does not have.
+
+    Args:
+        ids: The ids.
+        path: How they are called in the request.
+        backend: The model.
+
+    Raises:
+        InvalidRequest: Naming them.
+    """
     size = backend.vocabulary_size
     if wrong := [token for token in ids if not 0 <= token < size]:
         raise InvalidRequest(
@@ -240,4 +297,3 @@ def _native(ids: Sequence[int], path: str, backend: Backend) -> TokenArray:
             f" to {size - 1}.",
             param=path,
         )
-    return np.array(ids, dtype=np.int64)

@@ -11,23 +11,19 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForMaskedLM,
-    AutoModelForTextEncoding,
-    PretrainedConfig,
-)
+from transformers import PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
+from appliance.engine.architectures import choose_architecture, read_config
 from appliance.engine.backend import DeviceOutOfMemory, Room
 from appliance.engine.capacity import device_capacities
+from appliance.engine.classifier import names_of_head
 from appliance.engine.fidelity import tell_fidelity
 from appliance.engine.heads import load_chain
 from appliance.engine.hub import commit_of
 from appliance.engine.measuring import weights_of_config
 from appliance.engine.model import TorchBackend
-from appliance.engine.modules import SpladeSpec
+from appliance.engine.modules import ClassifierSpec
 from appliance.engine.placement import (
     Placement,
     choose_dtype,
@@ -77,6 +73,8 @@ class PreparedModel:
         self._model = model
         self._spec = spec
         self._tokenizer, self._stated_limit = _load_tokenizer(spec, model)
+        if isinstance(spec.chain.pooling, ClassifierSpec):
+            _ = self._tokenizer.pair_template  # refused now, not at a request
         self._placements = choose_placements(model, _weight_bytes(spec, model), rooms)
 
     @property
@@ -97,7 +95,9 @@ class PreparedModel:
             DeviceOutOfMemory: There is no room for it on its device.
         """
         backend = self._build(self._placements[number], self._model)
-        if self._model.quantization != "none" and number == 0:
+        # Of a score there is no cosine.
+        has_cosine = not isinstance(self._spec.chain.pooling, ClassifierSpec)
+        if self._model.quantization != "none" and number == 0 and has_cosine:
             exact = self._model.model_copy(update={"quantization": "none", "dtype": "float32"})
             on_cpu = Placement({"": torch.device("cpu")}, torch.device("cpu"), {})
             parameters = count_parameters(self._spec.chain.transformer)
@@ -114,7 +114,12 @@ class PreparedModel:
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise DeviceOutOfMemory(str(error)) from error
-        transformer, chain = load_chain(self._spec.chain, loaded, pickles=model.pickle_weights)
+        transformer, chain = load_chain(
+            self._spec.chain,
+            loaded,
+            pickles=model.pickle_weights,
+            left_out=self._tokenizer.wordless,
+        )
         return TorchBackend(
             self._spec,
             transformer,
@@ -173,9 +178,9 @@ def _weight_bytes(spec: ModelSpec, model: ModelSettings) -> int:
     likely = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = choose_dtype(model.dtype, model.quantization, likely)
     if not spec.chain.is_static:
-        config = _read_config(spec, model)
+        config = read_config(spec, trust_remote_code=model.trust_remote_code)
         size = weights_of_config(
-            _architecture(config, spec),
+            choose_architecture(config, spec),
             config,
             dtype,
             model.quantization,
@@ -220,14 +225,15 @@ def _load_transformer(
             raise ModelUnavailable("quantization is set, but a StaticEmbedding has no layers")
         return load_table(folder, placement.device, dtype, pickles=model.pickle_weights)
     check_weights(folder, pickles=model.pickle_weights)
-    config = _read_config(spec, model)
-    architecture = _architecture(config, spec)
+    config = read_config(spec, trust_remote_code=model.trust_remote_code)
+    architecture = choose_architecture(config, spec)
+    kept = _head_of(spec, model, architecture, config)
     try:
         transformer, report = architecture.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
-            quantization_config=quantization_config(model.quantization, dtype),
+            quantization_config=quantization_config(model.quantization, dtype, kept),
             device_map=placement.device_map,  # by accelerate, without a copy on the way
             max_memory=placement.max_memory,
             offload_folder=spill,
@@ -241,37 +247,24 @@ def _load_transformer(
         raise
     except Exception as error:  # broken files surface as any kind of error
         raise ModelUnavailable(f"it cannot be loaded: {told(error)}") from error
-    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
+    # Made for another task; nobody reads its output, but for some classifiers' heads.
+    drops_pooler = not isinstance(spec.chain.pooling, ClassifierSpec)
+    missing = sorted(
+        key for key in report["missing_keys"] if not (drops_pooler and "pooler" in key)
+    )
     if missing:
         raise ModelUnavailable(f"its weights lack {missing[0]} and {len(missing) - 1} more")
-    if hasattr(transformer, "pooler"):
-        transformer.pooler = None  # made for another task; nobody reads its output here
+    if drops_pooler and hasattr(transformer, "pooler"):
+        transformer.pooler = None
     transformer.config.use_cache = False
     frozen: nn.Module = transformer.eval().requires_grad_(False)
     return frozen
 
 
-def _read_config(spec: ModelSpec, model: ModelSettings) -> PretrainedConfig:
-    try:
-        arguments = {
-            **spec.config_overrides,
-            "local_files_only": True,
-            "trust_remote_code": model.trust_remote_code,
-        }
-        config: PretrainedConfig = AutoConfig.from_pretrained(spec.chain.transformer, **arguments)
-    except Exception as error:  # broken files surface as any kind of error
-        raise ModelUnavailable(f"its config.json cannot be read: {told(error)}") from error
-    return config
-
-
-def _architecture(config: PretrainedConfig, spec: ModelSpec) -> Any:
-    if isinstance(spec.chain.pooling, SpladeSpec):
-        names = config.architectures or ["ForMaskedLM"]  # if unsaid, its weights will tell
-        if not any("ForMaskedLM" in name for name in names):
-            raise ModelUnavailable(
-                f"SPLADE needs a ForMaskedLM model, but config.json says architectures {names}"
-            )
-        return AutoModelForMaskedLM
-    # For models of two halves, such as T5, the half that reads.
-    encoders = AutoModelForTextEncoding._model_mapping
-    return AutoModelForTextEncoding if type(config) in encoders else AutoModel
+def _head_of(
+    spec: ModelSpec, model: ModelSettings, architecture: Any, config: PretrainedConfig
+) -> list[str]:
+    """Parts that are too small to be worth their loss in a few bits."""
+    if model.quantization == "none" or not isinstance(spec.chain.pooling, ClassifierSpec):
+        return []
+    return names_of_head(architecture, config, trust_remote_code=model.trust_remote_code)

@@ -6,25 +6,27 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from appliance.engine.backend import Parking
 from appliance.engine.chain import ChainSpec
 from appliance.engine.heads import Chain
+from appliance.engine.jobs import Batch
 from appliance.engine.modules import NormalizeSpec, SpladeSpec
 from appliance.engine.parking import Weights
 from appliance.engine.registry import ModelSpec
 from appliance.engine.scratch import Scratch, telling_out_of_memory
 from appliance.engine.splade import LOGITS_BYTES_ELSEWHERE
-from appliance.engine.staging import to_host
 from appliance.engine.swap_folder import SwapFolder
 from appliance.engine.tokenizer import ModelTokenizer
 from appliance.engine.transformer import PackedTransformer
-from appliance.engine.types import Batch, FloatMatrix
+from appliance.engine.types import FloatMatrix, ModelCard, ModelKind, Output, Rows
 
 __all__ = ["TorchBackend"]
 
@@ -44,6 +46,8 @@ class TorchBackend:
         spill: Folder with layers for which there is no memory.
 
     Attributes:
+        gives: What it makes of a text.
+        lacks: Why it does not make something of a text that it otherwise would.
         fidelity: Least cosine to the same model in float32, where it was measured.
     """
 
@@ -58,6 +62,7 @@ class TorchBackend:
         compiled: bool = False,
         spill: SwapFolder | None = None,
     ) -> None:
+        self._spec = spec
         self._spill = spill
         self._compiled = compiled
         self.fidelity: float | None = None
@@ -69,12 +74,15 @@ class TorchBackend:
         self.pools_prompt = spec.chain.pools_prompt
         self._chain = chain
         model: Any = transformer
+        self._architecture = str(model.config.model_type)
         rows = model.get_input_embeddings().num_embeddings
         # Either may be the larger: rows kept for later, or words added without a row.
         self.vocabulary_size = min(tokenizer.vocabulary_size, rows)
         self.transformer = PackedTransformer(transformer, self.vocabulary_size, max_input_tokens)
         self.device_name = str(self.transformer.device)
         self.dimension = chain.dimension
+        self.gives = chain.gives
+        self.lacks: Mapping[Output, str] = chain.lacks
         self._folders = _weights_folders(spec.chain)
         self._weights: Weights | None = None
         is_sparse = isinstance(spec.chain.pooling, SpladeSpec)
@@ -82,6 +90,31 @@ class TorchBackend:
             self.transformer.device, transformer, LOGITS_BYTES_ELSEWHERE if is_sparse else 0
         )
         self._scratch.expect(max_input_tokens)
+
+    @property
+    def card(self) -> ModelCard:
+        """What it is."""
+        pooling = self._spec.chain.pooling
+        modes = "+".join(pooling) if isinstance(pooling, tuple) else None
+        return ModelCard(
+            kind=self._kind,
+            dimension=self.dimension,
+            max_input_tokens=self.max_input_tokens,
+            pooling="splade" if isinstance(pooling, SpladeSpec) else modes,
+            dtype=str(self.transformer.dtype).removeprefix("torch."),
+            revision=self.revision,
+            labels=self._chain.labels,
+            prompts=self.prompts,
+            gives=self.gives,
+            lacks=self.lacks,
+            architecture=self._architecture,
+        )
+
+    @property
+    def _kind(self) -> ModelKind:
+        if labels := self._chain.labels:
+            return "reranker" if len(labels) == 1 else "classifier"
+        return "sparse" if isinstance(self._spec.chain.pooling, SpladeSpec) else "embedding"
 
     @property
     def runs_alone(self) -> bool:
@@ -161,12 +194,11 @@ class TorchBackend:
             self._weights = Weights((self.transformer.module, self._chain), self._folders)
         return self._weights
 
-    def launch(self, batch: Batch) -> Callable[[], FloatMatrix]:
-        """Begin to embed a batch; on a GPU, return while it still computes.
+    def launch(self, batch: Batch) -> Callable[[], Rows]:
+        """Begin to make of a batch what it is to become; on a GPU, return while it still computes.
 
         Returns:
-            A function that waits for the vectors: float32, shape ``[texts, dimension]``, the
-            chain's own output.
+            A function that waits for it; see :meth:`Backend.launch`.
 
         Raises:
             DeviceOutOfMemory: It needs more memory than there is.
@@ -178,21 +210,29 @@ class TorchBackend:
             telling_out_of_memory(),
             self._scratch.measuring(len(batch.input_ids)),
         ):
-            return to_host(self._chain(*self.transformer.hidden(batch), batch))
+            begun = self._chain.begin(*self.transformer.hidden(batch), batch)
+
+        def wait() -> Rows:
+            with telling_out_of_memory():  # some of it is only made when it is fetched
+                return begun()
+
+        return wait
 
     def forward(self, batch: Batch) -> FloatMatrix:
-        """Embed a batch; see :meth:`launch`."""
-        return self.launch(batch)()
+        """Wait for a batch of which vectors or scores are wanted; see :meth:`launch`."""
+        rows = self.launch(batch)()
+        assert isinstance(rows, np.ndarray)
+        return rows
 
-    def forward_in_float32(self, batch: Batch) -> FloatMatrix:
-        """Embed a batch in float32, by a copy of the weights that is thrown away afterwards.
+    def forward_in_float32(self, batch: Batch) -> Rows:
+        """The same in float32, by a copy of the weights that is thrown away afterwards.
 
         Raises:
             DeviceOutOfMemory: It needs more memory than there is.
         """
         with torch.inference_mode(), telling_out_of_memory():
-            chain = copy.deepcopy(self._chain).float()
-            return to_host(chain(*self.transformer.in_float32().hidden(batch), batch))()
+            chain: Chain = copy.deepcopy(self._chain).float()
+            return chain.begin(*self.transformer.in_float32().hidden(batch), batch)()
 
     def warm_up(self, batch_tokens: int) -> None:
         """Settle on the fastest way and run a first batch through the whole chain.
@@ -204,7 +244,11 @@ class TorchBackend:
         self._scratch.expect(batch_tokens)
         with torch.inference_mode():
             transformer.prove(batch_tokens, compiled=self._compiled)
-        self.forward(transformer.probe_batch())
+        probe = transformer.probe_batch()
+        if "scores" in self.gives:  # of a pair, which is another program to torch.compile
+            types = np.zeros_like(probe.input_ids)
+            probe = replace(probe, output="scores", token_types=types)
+        self.forward(probe)
         self._weights = None  # what was found before is not what it computes with now
         logger.info(
             "%s: %s on %s, %s, %s",

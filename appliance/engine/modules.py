@@ -17,6 +17,7 @@ from appliance.errors import ModelUnavailable
 __all__ = [
     "TEXTS",
     "TOKENS",
+    "ClassifierSpec",
     "DenseSpec",
     "HeadSpec",
     "LayerNormSpec",
@@ -140,6 +141,11 @@ class SpladeSpec:
     """What is taken over a text's tokens."""
     twice: bool = False
     """Whether the logarithm is taken twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifierSpec:
+    """The head of a model that classifies texts or scores pairs, in the pooling's place."""
 
 
 def read_pooling(folder: Path) -> tuple[tuple[str, ...], bool]:

@@ -13,6 +13,7 @@ from pydantic import ByteSize, TypeAdapter
 from safetensors import safe_open
 
 from appliance.engine.backend import Room
+from appliance.engine.weights import safetensors_of
 from appliance.errors import ModelUnavailable
 from appliance.settings import ModelSettings
 
@@ -101,7 +102,7 @@ def choose_dtype(name: str, quantization: str, device: torch.device) -> torch.dt
 
 def count_parameters(folder: Path) -> int:
     """Numbers that the weights of a folder hold; of safetensors only the heads are read."""
-    safe = sum(_parameters(file) for file in folder.glob("*.safetensors"))
+    safe = sum(_parameters(file) for file in safetensors_of(folder))
     # PyTorch's older format has no such head; its files are mostly of four bytes a number.
     return safe or sum(file.stat().st_size for file in folder.glob("pytorch_model*.bin")) // 4
 

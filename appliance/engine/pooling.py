@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from appliance.engine.types import Batch
+from appliance.engine.jobs import Batch
 
 __all__ = ["SegmentPooling", "pool_segments"]
 

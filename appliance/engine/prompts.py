@@ -32,9 +32,14 @@ class Prompt:
 
 NO_PROMPT = Prompt("", 0)
 
-# The names that models give to the prompt for each kind of input, the first found being meant;
-# the same as sentence-transformers' encode_query and encode_document look for.
-_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
+# The names that models give to the prompt for each kind of input, the first found being meant; of
+# the first two the same as sentence-transformers' encode_query and encode_document look for.
+_NAMES = {
+    "query": ("query",),
+    "document": ("document", "passage", "corpus"),
+    "classification": ("classification", "Classification"),
+    "clustering": ("clustering", "Clustering"),
+}
 
 
 def choose_prompt(

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -17,20 +19,28 @@ BITS = {"none": None, "int8": 8, "nf4": 4, "fp4": 4}
 """Bits of a weight, by the setting's value; of the dtype where there is nothing."""
 
 
-def quantization_config(quantization: str, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+def quantization_config(
+    quantization: str, dtype: torch.dtype, kept: Sequence[str] = ()
+) -> BitsAndBytesConfig | None:
     """What transformers needs to know to quantise a model while it loads it.
 
     Args:
         quantization: ``none``, ``int8``, ``nf4`` or ``fp4``.
         dtype: Number format to compute in; weights are brought back to it for each batch.
+        kept: Names of parts that stay as they are.
     """
     if quantization == "none":
         return None
     _bitsandbytes()
+    # transformers takes patterns, and the ends of names too, which a part of another may have.
+    skipped = [f"^{re.escape(name)}" for name in kept] or None
     if quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type=quantization, bnb_4bit_compute_dtype=dtype
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantization,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=skipped,
     )
 
 

@@ -10,19 +10,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from appliance.engine.chain import ChainSpec, read_chain
-from appliance.engine.modules import SpladeSpec, read_json
+from appliance.engine.modules import ClassifierSpec, SpladeSpec, read_json
 from appliance.errors import ModelUnavailable
 from appliance.settings import ModelSettings
 
 __all__ = ["ModelSpec", "read_model_spec"]
 
-SPLADE_TASK = "fill-mask"
-DENSE_TASK = "feature-extraction"
+
+class Wanted(NamedTuple):
+    """What a pooling takes of the transformer, by sentence-transformers' names."""
+
+    pooling: str
+    task: str
+    output: str
+    name: str = "token_embeddings"
+
+
+DENSE = Wanted("Pooling", "feature-extraction", "last_hidden_state")
+SPLADE = Wanted("SpladePooling", "fill-mask", "logits")
+SCORES = Wanted("a classifier's head", "sequence-classification", "logits", "scores")
 
 
 class Modality(msgspec.Struct):
@@ -113,7 +124,7 @@ def read_model_spec(folder: Path, settings: ModelSettings) -> ModelSpec:
     config_file = next(iter(sorted(chain.transformer.glob("sentence_*_config.json"))), None)
     config = read_json(config_file, TransformerConfig) if config_file else TransformerConfig()
     if config_file and settings.pooling is None:
-        _check_output(config, config_file.name, is_splade=isinstance(chain.pooling, SpladeSpec))
+        _check_output(config, config_file.name, _wanted(chain))
     general_file = folder / "config_sentence_transformers.json"
     general = read_json(general_file, GeneralConfig) if general_file.is_file() else GeneralConfig()
     tokenizer = config.processor_kwargs or config.tokenizer_args or TokenizerArguments()
@@ -127,22 +138,25 @@ def read_model_spec(folder: Path, settings: ModelSettings) -> ModelSpec:
     )
 
 
-def _check_output(config: TransformerConfig, name: str, *, is_splade: bool) -> None:
-    """Hold what the files want of the transformer against the pooling behind it."""
-    task = config.transformer_task or (SPLADE_TASK if is_splade else DENSE_TASK)
-    expected = SPLADE_TASK if is_splade else DENSE_TASK
-    if task != expected:
-        pooling = "SpladePooling" if is_splade else "Pooling"
+def _wanted(chain: ChainSpec) -> Wanted:
+    if isinstance(chain.pooling, SpladeSpec):
+        return SPLADE
+    return SCORES if isinstance(chain.pooling, ClassifierSpec) else DENSE
+
+
+def _check_output(config: TransformerConfig, name: str, wanted: Wanted) -> None:
+    """Hold what the files want of the transformer against what stands behind it."""
+    task = config.transformer_task or wanted.task
+    if task != wanted.task:
         raise ModelUnavailable(
-            f"{name} has transformer_task {task!r}; {pooling} goes with {expected!r}"
+            f"{name} has transformer_task {task!r}; {wanted.pooling} goes with {wanted.task!r}"
         )
     if config.modality_config is None:
         return
-    output = "logits" if is_splade else "last_hidden_state"
     text = config.modality_config.get("text")
     found = None if text is None else (text.method, text.method_output_name)
-    if found != ("forward", output) or config.module_output_name != "token_embeddings":
+    if found != ("forward", wanted.output) or config.module_output_name != wanted.name:
         raise ModelUnavailable(
-            f"{name} does not take token_embeddings from the {output} of forward for text, which"
-            " is all that is supported"
+            f"{name} does not take {wanted.name} from the {wanted.output} of forward for text,"
+            " which is all that is supported"
         )

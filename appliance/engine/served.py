@@ -5,19 +5,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar, cast
 
-from appliance.engine.backend import Backend
+from appliance.engine.backend import Backend, TextTokenizer
 from appliance.engine.calibration import Calibration
 from appliance.engine.copies import Copy, Tier
 from appliance.engine.cores import available_cores
-from appliance.engine.inputs import Inputs, check_prompt, tokenize
+from appliance.engine.inputs import Inputs, check_ids, check_prompt, check_total, tokenize
 from appliance.engine.lane import Lane
 from appliance.engine.prompts import Prompt, choose_prompt
-from appliance.engine.types import EmbedOptions, TokenArray
+from appliance.engine.scoring import tokenize_pairs
+from appliance.engine.types import EmbedOptions, ModelCard, PairTokens, Token, TokenArray
 from appliance.engine.vocabulary import TokenVocabulary
 from appliance.settings import ModelSettings
 
@@ -26,6 +27,9 @@ __all__ = ["ModelState", "ServedModel"]
 TOKENIZE_RUN = 64
 """Texts that one tokenizer thread takes at once."""
 
+
+Run = TypeVar("Run")
+Result = TypeVar("Result")
 
 ModelState = Literal["unloaded", "loading", "active", "idle", "offloaded", "swapped", "failed"]
 
@@ -51,6 +55,7 @@ class ServedModel:
         lane: Where its texts wait, while it is loaded.
         outgoing: The lane that it had, while that is unloaded; it takes no new requests.
         calibration: There as soon as ``lane`` is.
+        card: What it is; there as soon as ``lane`` was once, and remembered.
         was_tried: Whether it was loaded or has failed once.
         changed: Set when one of its copies has moved or failed to, or the last user has left, or
             the last request.
@@ -74,6 +79,7 @@ class ServedModel:
         self.lane: Lane | None = None
         self.outgoing: Lane | None = None
         self.calibration: Calibration | None = None
+        self.card: ModelCard | None = None
         self.was_tried = False
         self.changed = asyncio.Event()
         self.change = asyncio.Lock()
@@ -159,11 +165,11 @@ class ServedModel:
             InvalidRequest: There is no such prompt; or an input cannot be read, or is too long
                 and may not be cut.
         """
-        loop = asyncio.get_running_loop()
         prompt = choose_prompt(backend.prompts, backend.default_prompt_name, self.settings, options)
         check_prompt(prompt, inputs, self.settings)
         length = 0
         if prompt:
+            loop = asyncio.get_running_loop()
             measure = backend.tokenizer.prompt_length
             length = await loop.run_in_executor(self.tokenizers, measure, prompt)
         work = partial(
@@ -174,12 +180,63 @@ class ServedModel:
             prompt=Prompt(prompt, length),
             vocabulary=vocabulary,
         )
-        runs = [
-            loop.run_in_executor(self.tokenizers, work, run) for run in inputs.split(TOKENIZE_RUN)
-        ]
-        texts: list[TokenArray] = []
-        for result in await asyncio.gather(*runs, return_exceptions=True):
+        texts = await self._in_runs(work, inputs.split(TOKENIZE_RUN))
+        return texts, 0 if backend.pools_prompt else length
+
+    async def tokenize_pairs(
+        self, backend: Backend, inputs: Inputs, options: EmbedOptions
+    ) -> list[PairTokens]:
+        """Turn pairs into ids on the model's own threads.
+
+        Raises:
+            InvalidRequest: A pair is too long and may not be cut, or has nothing that can be read.
+        """
+        work = partial(tokenize_pairs, backend=backend, model=self.settings, options=options)
+        return await self._in_runs(work, inputs.split(TOKENIZE_RUN))
+
+    async def split(
+        self, tokenizer: TextTokenizer, inputs: Inputs, *, add_special_tokens: bool
+    ) -> list[list[Token]]:
+        """Split texts into tokens on the model's own threads.
+
+        Raises:
+            RequestTooManyTokens: There are more than one request may have.
+        """
+        texts = cast("list[str]", inputs.items)
+        runs = list(_runs(texts))
+        # Counted where they may be too many: each token takes far more memory than its characters.
+        if sum(map(len, texts)) > self.settings.max_request_tokens:
+            found = await self._in_runs(tokenizer.encode, runs)
+            check_total(found, self.settings, inputs.field)
+        work = partial(tokenizer.split, add_special_tokens=add_special_tokens)
+        return await self._in_runs(work, runs)
+
+    async def decode(
+        self, backend: Backend, ids: Sequence[Sequence[int]], *, skip_special_tokens: bool
+    ) -> list[str]:
+        """Turn lists of ids into texts on the model's own threads.
+
+        Raises:
+            InvalidRequest: There is an id that the model does not have.
+        """
+        for position, each in enumerate(ids):
+            check_ids(each, f"ids[{position}]", backend)
+        work = partial(backend.tokenizer.decode, skip_special_tokens=skip_special_tokens)
+        return await self._in_runs(work, _runs(ids))
+
+    async def _in_runs(
+        self, work: Callable[[Run], list[Result]], runs: Iterable[Run]
+    ) -> list[Result]:
+        loop = asyncio.get_running_loop()
+        futures = [loop.run_in_executor(self.tokenizers, work, run) for run in runs]
+        results: list[Result] = []
+        for result in await asyncio.gather(*futures, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
-            texts += result
-        return texts, 0 if backend.pools_prompt else length
+            results += result
+        return results
+
+
+def _runs(items: Sequence[Result]) -> Iterator[list[Result]]:
+    for start in range(0, len(items), TOKENIZE_RUN):
+        yield list(items[start : start + TOKENIZE_RUN])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine's one door: ``Engine.embed``."""
+"""The engine's one door: :class:`Engine`."""
 
 from __future__ import annotations
 
@@ -10,31 +10,19 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache, partial
 from typing import Literal, TypeVar
 
-from appliance.engine.admission import check_queue, check_requests, check_wait, patience
-from appliance.engine.asking import compute
+from appliance.engine.answering import Answering, first_set
 from appliance.engine.backend import Prepared, Room
 from appliance.engine.calibration import Calibration, read_calibration
 from appliance.engine.catalogue import Catalogue
-from appliance.engine.inputs import (
-    Inputs,
-    check_count,
-    check_dimensions,
-    check_expiry,
-    check_total,
-)
 from appliance.engine.lane import Lane
 from appliance.engine.lifecycle import Lifecycle, Loader
+from appliance.engine.requests import Requests
 from appliance.engine.served import ServedModel
-from appliance.engine.types import (
-    Embedding,
-    EmbedOptions,
-    FloatMatrix,
-    Timings,
-)
-from appliance.engine.vectors import finish_vectors
+from appliance.engine.types import FloatMatrix
 from appliance.engine.vocabulary import TokenVocabulary
 from appliance.engine.watching import UNWATCHED, Watcher
 from appliance.persistence import KeptModels
@@ -71,7 +59,7 @@ def _spare_imports() -> None:
     gc.freeze()
 
 
-class Engine:
+class Engine(Requests):
     """All models of one instance. Create it inside a running event loop.
 
     Args:
@@ -86,9 +74,7 @@ class Engine:
         started: When it was made, in Unix seconds.
         models: The models, the default one first.
         catalogue: Knows them by name, adds and removes them.
-        lifecycle: Loads and unloads them.
         draining: Whether the server has been told to stop.
-        last_action: When the last request came or ended, by ``time.monotonic``.
     """
 
     def __init__(
@@ -98,18 +84,20 @@ class Engine:
         kept: KeptModels | None = None,
         watcher: Watcher = UNWATCHED,
     ) -> None:
-        self._watcher = watcher
+        load = load or _load_with_torch
+        vocabulary = TokenVocabulary(settings.token_vocabulary_dir)
+        super().__init__(
+            Lifecycle(settings, load, self._begin_loading, watcher),
+            Answering(vocabulary, watcher),
+            watcher,
+        )
         self.draining = False
         self.settings = settings
         self.session_id = str(uuid.uuid4())
         self.started = time.time()
         self._begun = time.monotonic()
-        self.last_action = time.monotonic()
-        load = load or _load_with_torch
-        self.lifecycle = Lifecycle(settings, load, self._begin_loading, watcher)
         self.catalogue = Catalogue(settings, self.lifecycle, kept)
         self.models = self.catalogue.models
-        self._vocabulary = TokenVocabulary(settings.token_vocabulary_dir)
         self._background = ThreadPoolExecutor(1, "background")
         self._caretaker: asyncio.Task[None] | None = None
         self._stopped: asyncio.Task[None] | None = None
@@ -191,73 +179,6 @@ class Engine:
         default: int = ModelSettings.model_fields["payload_limit"].default
         return max((model.settings.payload_limit for model in self.models), default=default)
 
-    async def embed(self, model: ServedModel, inputs: Inputs, options: EmbedOptions) -> Embedding:
-        """Embed the inputs of one request.
-
-        Raises:
-            InvalidRequest: The request can never succeed as it is.
-            Overloaded: The model's waiting room is full.
-            ModelUnavailable: The model is loading or has failed.
-        """
-        self._watcher.asked(model.name)
-        check_count(inputs, model.settings)
-        check_expiry(options)
-        check_requests(model)
-        model.requests += 1
-        self.last_action = time.monotonic()
-        try:
-            async with self.lifecycle.use(model, options.keep_alive) as lane:
-                result = await self._embed(model, lane, inputs, options)
-        finally:
-            model.requests -= 1
-            if not model.requests:
-                model.changed.set()
-            model.last_used = time.time()
-            self.last_action = time.monotonic()
-        model.answered += 1
-        model.tokens += result.tokens
-        self._watcher.embedded(options, result)
-        return result
-
-    async def _embed(
-        self, model: ServedModel, lane: Lane, inputs: Inputs, options: EmbedOptions
-    ) -> Embedding:
-        check_dimensions(options.dimensions, lane.backend.dimension)
-        normalize = _first_set(options.normalize, model.settings.normalize, True)
-        calibration = model.calibration if options.output_dtype in ("int8", "uint8") else None
-        if calibration is not None:
-            calibration.check(options.dimensions, normalize)
-        check_wait(model, lane, inputs, options.priority)
-        started = time.perf_counter()
-        texts, unpooled = await model.tokenize(lane.backend, inputs, options, self._vocabulary)
-        tokens = check_total(texts, model.settings)
-        tokenized = time.perf_counter()
-        ranges = None
-        if calibration is not None:
-            ranges = await calibration.ranges(options.dimensions, normalize)
-        finish = partial(
-            finish_vectors,
-            dimensions=options.dimensions,
-            normalize=normalize,
-            output_dtype=options.output_dtype,
-            ranges=ranges,
-        )
-        check_queue(model, lane, tokens)
-        trace = self._watcher.trace()
-        job, vectors = await compute(
-            lane, texts, unpooled, finish, options.priority, patience(model), trace
-        )
-        assert job.started is not None
-        assert job.finished is not None
-        timings = Timings(
-            tokenize=tokenized - started,
-            queue=job.started - job.submitted,
-            forward=job.finished - job.started,
-            began_to_tokenize=started,
-            began_to_queue=job.submitted,
-        )
-        return Embedding(vectors, tokens, timings)
-
     async def in_background(self, function: Callable[[], Result]) -> Result:
         """Run something that would hold up the event loop on a thread of its own."""
         return await asyncio.get_running_loop().run_in_executor(self._background, function)
@@ -266,26 +187,19 @@ class Engine:
         source = await self.in_background(partial(read_calibration, model.settings.calibration))
 
         def loaded(lane: Lane) -> None:
+            card = lane.backend.card
+            prompts = {**card.prompts, **(model.settings.prompts or {})}
+            model.card = replace(card, prompts=prompts)
             model.calibration = Calibration(
                 model.name,
                 source,
                 dimension=lane.backend.dimension,
-                normalized=_first_set(model.settings.normalize, True),
+                normalized=first_set(model.settings.normalize, True),
                 embed=partial(self._embed_plainly, model),
             )
 
         return loaded
 
     async def _embed_plainly(self, model: ServedModel, texts: Sequence[str]) -> FloatMatrix:
-        """The chain's own output for texts that no request sent."""
-        options = EmbedOptions(truncate=True)
         async with self.lifecycle.use(model) as lane:
-            ids, unpooled = await model.tokenize(
-                lane.backend, Inputs(texts), options, self._vocabulary
-            )
-            _, vectors = await compute(lane, ids, unpooled, lambda vectors: vectors, "low")
-        return vectors
-
-
-def _first_set(*choices: bool | None) -> bool:
-    return next(choice for choice in choices if choice is not None)
+            return await self._answering.plain(model, lane, texts)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from appliance.engine.hub import download
+from appliance.engine.weights import SPARSE_HEAD, safetensors_of
 from appliance.errors import ModelUnavailable
 from appliance.settings import EMBEDDED_PREFIX
 
@@ -24,7 +25,8 @@ _EMBEDDED = {
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     ),
 }
-_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py"]
+# The last is small, and by it the answer to who asks for what is in it can say what to do.
+_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py", f"{SPARSE_HEAD}.pt"]
 _UNUSED = ["onnx/*", "openvino/*", "*.onnx", "*.bin", "*.h5", "*.msgpack"]
 _PICKLES = ["pytorch_model*.bin"]
 _PICKLES_OF_HEADS = ["*/pytorch_model.bin"]
@@ -65,7 +67,7 @@ def locate_model(
     fetch = partial(download, model, token=token, cache=cache)
     snapshot = fetch(revision=revision, wanted=_PATTERNS, unwanted=_UNUSED)
     if pickles:
-        has_safetensors = any(snapshot.glob("*.safetensors"))
+        has_safetensors = bool(safetensors_of(snapshot))
         wanted = _PICKLES_OF_HEADS if has_safetensors else [*_PICKLES, *_PICKLES_OF_HEADS]
         # By the commit: a branch may have moved on since.
         fetch(revision=snapshot.name, wanted=wanted, unwanted=_UNUSED[:2])

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
+from appliance.engine.jobs import Batch
 from appliance.engine.modules import SpladeSpec
-from appliance.engine.types import Batch
 from appliance.errors import ModelUnavailable
 
 __all__ = ["SpladePooling", "split_masked_language_model"]

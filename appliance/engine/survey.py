@@ -29,6 +29,7 @@ class Holding:
         on_disk: Bytes of disk likewise.
         waiting_requests: Requests of which texts wait.
         waiting_tokens: Tokens of these texts.
+        waiting_texts: How many they are.
     """
 
     tier: Tier = "source"
@@ -37,6 +38,7 @@ class Holding:
     on_disk: int = 0
     waiting_requests: int = 0
     waiting_tokens: int = 0
+    waiting_texts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,4 +92,5 @@ def _holding(lane: Lane) -> Holding:
         sum(copy.on_disk for copy in copies),
         len(lane.queue),
         lane.queue.tokens,
+        lane.queue.texts,
     )

@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Collection, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, normalizers, processors
+from tokenizers import Encoding, Tokenizer, normalizers, processors
 from transformers import AutoTokenizer
 
+from appliance.engine.pairs import PairTemplate, encode_pairs
 from appliance.engine.remote_code import told
 from appliance.engine.splitting import can_split, first_part
-from appliance.engine.types import TokenArray, TruncationDirection
+from appliance.engine.types import PairTokens, Token, TokenArray, TruncationDirection
 from appliance.errors import ModelUnavailable
 
 __all__ = ["NO_LIMIT", "ModelTokenizer"]
@@ -36,12 +40,19 @@ class ModelTokenizer:
     Args:
         tokenizer: Tokenizer whose post-processor adds the model's special tokens. Truncation and
             padding that came with its file are switched off: both are decided per request.
+        token_types: Whether the model is told the two kinds of a pair's tokens apart.
+        wordless: Ids that stand for no word: of a text's first and last token, of the padding, and
+            of what the vocabulary does not have.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, *, token_types: bool = False, wordless: Collection[int] = ()
+    ) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
+        self._token_types = token_types
+        self.wordless = frozenset(wordless)
         # Ids may have gaps, so that their number is not their end.
         self.vocabulary_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         mask = tokenizer.encode("a").special_tokens_mask
@@ -84,7 +95,11 @@ class ModelTokenizer:
         if lower_case:
             own = [tokenizer.normalizer] if tokenizer.normalizer else []
             tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
-        return cls(tokenizer), int(loaded.model_max_length)
+        token_types = "token_type_ids" in loaded.model_input_names
+        # Those that BGE-M3's own code passes over.
+        wordless = {getattr(loaded, f"{name}_token_id") for name in ("cls", "eos", "pad", "unk")}
+        made = cls(tokenizer, token_types=token_types, wordless=wordless - {None})
+        return made, int(loaded.model_max_length)
 
     @classmethod
     def load_bare(cls, folder: Path) -> tuple[ModelTokenizer, int]:
@@ -128,9 +143,49 @@ class ModelTokenizer:
     def _first_part(self, text: str, characters: int) -> str:
         return first_part(text, characters) if self._can_split else text
 
+    @cached_property
+    def pair_template(self) -> PairTemplate:
+        """What it makes of two texts.
+
+        Raises:
+            ModelUnavailable: Something that is not known.
+        """
+        try:
+            return PairTemplate.of(self._tokenizer, token_types=self._token_types)
+        except ValueError as error:
+            raise ModelUnavailable(f"its tokenizer cannot be used for pairs: {error}") from error
+
+    def encode_pairs(
+        self, pairs: Sequence[tuple[str, str]], limit: int, direction: TruncationDirection
+    ) -> list[PairTokens]:
+        """Ids of pairs of texts, each cut to ``limit`` tokens; see :func:`.pairs.encode_pairs`."""
+
+        def encode(texts: list[str]) -> list[tuple[TokenArray, bool]]:
+            # Who wants a text's end has it read in full.
+            enough = sys.maxsize if direction == "left" else limit + self.special_tokens
+            starts = self.encode_starts(texts, enough)
+            return [(ids[self._prefix : len(ids) - self._suffix], whole) for ids, whole in starts]
+
+        return encode_pairs(pairs, self.pair_template, encode, limit, direction)
+
     def prompt_length(self, prompt: str) -> int:
         """Tokens that a prompt takes up at the start of a text, special tokens before it too."""
         return len(self._tokenizer.encode(prompt).ids) - min(self._suffix, 1)
+
+    def split(self, texts: list[str], *, add_special_tokens: bool = True) -> list[list[Token]]:
+        """The tokens of each text, and where each lies in it."""
+        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=add_special_tokens)
+        return [_tokens_of(text, each) for text, each in zip(texts, encodings, strict=True)]
+
+    def decode(
+        self, ids: Sequence[Sequence[int]], *, skip_special_tokens: bool = True
+    ) -> list[str]:
+        """The text that each list of ids stands for."""
+        lists = [list(each) for each in ids]
+        texts: list[str] = self._tokenizer.decode_batch(
+            lists, skip_special_tokens=skip_special_tokens
+        )
+        return texts
 
     def cut(
         self, ids: TokenArray, limit: int, direction: TruncationDirection, keep_first: int = 0
@@ -140,5 +195,21 @@ class ModelTokenizer:
         content = ids[start:end]
         room = max(limit - start - self._suffix, 0)
         kept = content[:room] if direction == "right" else content[len(content) - room :]
-        head = ids[: min(start, limit - self._suffix)]
+        head = ids[: max(min(start, limit - self._suffix), 0)]
         return np.concatenate((head, kept, ids[end:]))
+
+
+def _tokens_of(text: str, encoding: Encoding) -> list[Token]:
+    rows = zip(
+        encoding.ids,
+        encoding.tokens,
+        encoding.offsets,
+        encoding.special_tokens_mask,
+        strict=True,
+    )
+    return [
+        Token(number, name, special=True, start=None, stop=None)
+        if special
+        else Token(number, text[start:stop], special=False, start=start, stop=stop)
+        for number, name, (start, stop), special in rows
+    ]

@@ -21,6 +21,7 @@ from torch import nn
 
 from appliance.engine.attention import PACKED, SEGMENTS, Segments
 from appliance.engine.batcher import length_buckets
+from appliance.engine.jobs import Batch
 from appliance.engine.prepack import (
     PrepackedLinear,
     Replaced,
@@ -31,7 +32,7 @@ from appliance.engine.prepack import (
 )
 from appliance.engine.quantization import dequantized
 from appliance.engine.staging import to_device
-from appliance.engine.types import Batch, TokenArray
+from appliance.engine.types import TokenArray
 
 __all__ = ["PackedTransformer", "first_position", "longest_by_positions"]
 
@@ -114,7 +115,11 @@ class PackedTransformer:
         self._vocabulary_size = vocabulary_size
         self._max_input_tokens = max_input_tokens
         self._group_tokens = max_input_tokens
-        self._takes_positions = "position_ids" in inspect.signature(module.forward).parameters
+        takes = inspect.signature(module.forward).parameters
+        self._takes_positions = "position_ids" in takes
+        # Some have the argument and a table of one row.
+        kinds = getattr(model.config, "type_vocab_size", 2)
+        self._takes_types = "token_type_ids" in takes and kinds > 1
         self._position_offset = first_position(module)
         self._padding_id = int(getattr(model.config, "pad_token_id", None) or 0)
 
@@ -127,11 +132,13 @@ class PackedTransformer:
         """
         tokens = len(batch.input_ids)
         fill = rounded_rows(tokens) - tokens if self.packed and self.prepacked else 0
-        ids, positions, cu_seqlens = to_device(
+        types = batch.token_types if self._takes_types else None
+        ids, positions, cu_seqlens, *more = to_device(
             self.device,
             np.pad(batch.input_ids, (0, fill), constant_values=self._padding_id),
             np.pad(self._positions(batch), (0, fill), constant_values=self._position_offset),
             batch.cu_seqlens,
+            *(() if types is None else (np.pad(types, (0, fill)),)),
         )
         if not self.packed:
             return self._run_padded(batch), cu_seqlens
@@ -139,6 +146,7 @@ class PackedTransformer:
             input_ids=ids.unsqueeze(0),
             position_ids=positions.unsqueeze(0),
             attention_mask=None,
+            **({"token_type_ids": more[0].unsqueeze(0)} if more else {}),
             **{SEGMENTS: Segments.of(torch.from_numpy(batch.lengths), cu_seqlens.int())},
         )
         hidden: torch.Tensor = output.last_hidden_state
@@ -177,13 +185,20 @@ class PackedTransformer:
         for group in length_buckets(lengths.tolist(), self._group_tokens):
             ids = np.full((len(group), lengths[group[0]]), self._padding_id, dtype=np.int64)
             mask = np.zeros_like(ids)
+            types = np.zeros_like(ids)
             for row, text in enumerate(group):
                 start, end = batch.cu_seqlens[text], batch.cu_seqlens[text + 1]
                 ids[row, : end - start] = batch.input_ids[start:end]
                 mask[row, : end - start] = 1
+                if batch.token_types is not None:
+                    types[row, : end - start] = batch.token_types[start:end]
+            has_types = batch.token_types is not None and self._takes_types
             output = self._run(
                 input_ids=torch.from_numpy(ids).to(self.device),
                 attention_mask=torch.from_numpy(mask).to(self.device),
+                **(
+                    {"token_type_ids": torch.from_numpy(types).to(self.device)} if has_types else {}
+                ),
             )
             for row, text in enumerate(group):
                 pieces[text] = output.last_hidden_state[row, : lengths[text]]

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -15,16 +14,25 @@ from appliance.settings import TokenIds
 
 __all__ = [
     "PRIORITIES",
-    "Batch",
+    "Answer",
     "EmbedOptions",
     "Embedding",
     "FloatMatrix",
     "InputType",
-    "Job",
+    "ModelCard",
+    "ModelKind",
+    "Output",
     "OutputDtype",
+    "PairTokens",
     "Priority",
+    "Rows",
+    "Scores",
+    "SparseEmbedding",
+    "SparseRow",
     "Timings",
+    "Token",
     "TokenArray",
+    "TokenEmbedding",
     "TruncationDirection",
     "Vectors",
 ]
@@ -32,9 +40,14 @@ __all__ = [
 TokenArray = npt.NDArray[np.int64]
 FloatMatrix = npt.NDArray[np.float32]
 Vectors = FloatMatrix | npt.NDArray[np.int8] | npt.NDArray[np.uint8]
+ModelKind = Literal["embedding", "sparse", "classifier", "reranker"]
+"""``sparse``: SPLADE; ``reranker``: a classifier of one label."""
+Output = Literal["dense", "sparse", "tokens", "scores"]
+"""What is made of a text: a vector, values of some words, a vector for each token, or a score for
+each label."""
 OutputDtype = Literal["float", "int8", "uint8", "binary", "ubinary"]
 TruncationDirection = Literal["left", "right"]
-InputType = Literal["query", "document"]
+InputType = Literal["query", "document", "classification", "clustering"]
 Priority = Literal["high", "normal", "low"]
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 """Highest first."""
@@ -54,11 +67,17 @@ class EmbedOptions:
     """What the values of a vector become, after cut and scaling; see
     :mod:`appliance.engine.vectors`."""
 
+    also: tuple[OutputDtype, ...] = ()
+    """What else will be made of the same vectors, by whoever asks for them."""
+
     truncate: bool | None = None
     """Cut texts that are too long, rather than refuse them."""
 
     truncation_direction: TruncationDirection = "right"
     """End of the text that a cut takes away."""
+
+    max_tokens: int | None = None
+    """Most tokens of a text that are read, where the model would read more."""
 
     on_truncate: Callable[[int], None] | None = None
     """Called for each text that is cut, with its position; on a tokenizer's thread."""
@@ -81,6 +100,11 @@ class EmbedOptions:
     priority: Priority = "normal"
     """Whether its texts go before or after those of other requests for the same model."""
 
+    @property
+    def needs_ranges(self) -> bool:
+        """Whether something is made by the ranges of the model's values."""
+        return not {"int8", "uint8"}.isdisjoint((self.output_dtype, *self.also))
+
 
 @dataclass(slots=True)
 class Timings:
@@ -99,6 +123,17 @@ class Timings:
     began_to_queue: float = 0.0
     began_to_encode: float = 0.0
 
+    @classmethod
+    def of_parts(cls, parts: Sequence[Timings]) -> Timings:
+        """The times of one request that was worked on in parts, added up."""
+        return cls(
+            tokenize=sum(part.tokenize for part in parts),
+            queue=sum(part.queue for part in parts),
+            forward=sum(part.forward for part in parts),
+            began_to_tokenize=min(part.began_to_tokenize for part in parts),
+            began_to_queue=min(part.began_to_queue for part in parts),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
@@ -110,77 +145,153 @@ class Embedding:
             byte.
         tokens: Tokens that the model saw, special tokens included.
         timings: Where the time went.
+        ranges: float32, shape ``[2, dimensions]``: least and greatest value of each dimension,
+            where the request needs them.
     """
 
     vectors: Vectors
     tokens: int
     timings: Timings
+    ranges: FloatMatrix | None = None
+
+    @property
+    def numbers(self) -> int:
+        """Numbers to write, as of each kind of answer."""
+        return self.vectors.size
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SparseRow:
+    """The words of the vocabulary that count for one text.
+
+    Attributes:
+        indices: int32, shape ``[words]``, ascending: their ids.
+        values: float32, shape ``[words]``, all above zero.
+    """
+
+    indices: npt.NDArray[np.int32]
+    values: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Texts of one forward pass, laid end to end.
+class SparseEmbedding:
+    """As :class:`Embedding`, with the values of some words for each input."""
 
-    Attributes:
-        input_ids: int64, shape ``[tokens]``: all texts' ids one after the other.
-        cu_seqlens: int32, shape ``[texts + 1]``: where each text starts; the last is ``tokens``.
-        unpooled: int32, shape ``[texts]``: first tokens of each text that are read but not pooled.
-    """
-
-    input_ids: TokenArray
-    cu_seqlens: npt.NDArray[np.int32]
-    unpooled: npt.NDArray[np.int32] | None = None
-
-    @classmethod
-    def pack(cls, texts: Sequence[TokenArray], unpooled: Sequence[int] = ()) -> Batch:
-        """Lay texts end to end in the order given."""
-        lengths = np.fromiter((len(text) for text in texts), dtype=np.int32, count=len(texts))
-        cu_seqlens = np.zeros(len(texts) + 1, dtype=np.int32)
-        np.cumsum(lengths, out=cu_seqlens[1:])
-        # A text that is all prompt is pooled whole: no vector comes of no tokens.
-        kept = (
-            np.where(np.array(unpooled) < lengths, unpooled, 0).astype(np.int32)
-            if any(unpooled)
-            else None
-        )
-        return cls(np.concatenate(texts), cu_seqlens, kept)
+    rows: Sequence[SparseRow]
+    tokens: int
+    timings: Timings
 
     @property
-    def lengths(self) -> npt.NDArray[np.int32]:
-        """int32, shape ``[texts]``: tokens of each text."""
-        return np.diff(self.cu_seqlens)
-
-    def __len__(self) -> int:
-        return len(self.cu_seqlens) - 1
+    def numbers(self) -> int:
+        """Indices and values."""
+        return 2 * sum(len(row.indices) for row in self.rows)
 
 
-@dataclass(slots=True, eq=False)
-class Job:
-    """One request on its way through a device.
+@dataclass(frozen=True, slots=True)
+class TokenEmbedding:
+    """As :class:`Embedding`, with a matrix for each input.
 
-    ``remaining`` counts texts that have no vector yet; the one who takes it to zero calls
-    ``done``. All fields after ``done`` belong to the device's lock or to the worker that holds
-    the batch.
+    Attributes:
+        rows: Each of shape ``[tokens, dimension]``, those of special tokens included.
     """
 
-    texts: Sequence[TokenArray]
-    done: Callable[[Job], None]
-    """Called once, from a worker thread, when every text has a vector or the job has failed."""
+    rows: Sequence[FloatMatrix]
+    tokens: int
+    timings: Timings
 
-    unpooled: int = 0
-    """First tokens of each text that are read but not pooled."""
-    priority: Priority = "normal"
-    trace: object | None = None
-    """What ties it to its request for whoever watches the engine; opaque here."""
-    tokens: int = 0
-    remaining: int = 0
-    vectors: FloatMatrix | None = None
-    error: BaseException | None = None
-    cancelled: bool = False
-    submitted: float = field(default_factory=time.perf_counter)
-    started: float | None = None
-    finished: float | None = None
+    @property
+    def numbers(self) -> int:
+        """Values of all vectors."""
+        return sum(row.size for row in self.rows)
 
-    def __post_init__(self) -> None:
-        self.tokens = sum(len(text) for text in self.texts)
-        self.remaining = len(self.texts)
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """As :class:`Embedding`, with a score of each input for each label.
+
+    Attributes:
+        rows: Shape ``[inputs, labels]``.
+        labels: Their names, by id.
+    """
+
+    rows: FloatMatrix
+    labels: tuple[str, ...]
+    tokens: int
+    timings: Timings
+
+    @property
+    def numbers(self) -> int:
+        """Scores of all inputs."""
+        return self.rows.size
+
+
+Answer = Embedding | SparseEmbedding | TokenEmbedding | Scores
+Rows = FloatMatrix | Sequence[SparseRow] | Sequence[FloatMatrix]
+"""What a model gives for some texts, by :data:`Output`: a matrix for ``dense`` and ``scores``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of a text.
+
+    Attributes:
+        id: Its id.
+        text: The piece of the text that it stands for; of a special token, its own name.
+        special: Whether it was added to the text.
+        start: The piece's first character; ``None`` of a special token.
+        stop: The character behind the piece.
+    """
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PairTokens:
+    """A pair of texts as a model reads it.
+
+    Attributes:
+        ids: int64, special tokens included; cut where there were too many.
+        second_start: First token of the second kind (``token_type_ids``); 0 where all are of one.
+        is_cut: Whether there were too many.
+        count: Tokens before the cut; ``None`` where they were not all read.
+    """
+
+    ids: TokenArray
+    second_start: int
+    is_cut: bool
+    count: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a model is, as far as its files and settings say.
+
+    Attributes:
+        kind: What it is for.
+        dimension: Values of a vector, where it gives any.
+        max_input_tokens: Longest text that it reads.
+        pooling: ``cls``, ``mean``, ``last_token``, ``splade`` ...; of several, joined by ``+``.
+        dtype: The number format that it computes in.
+        revision: The hub's commit that its files are of, if they came from there.
+        labels: Names of a classifier's labels, by id.
+        prompts: Words to put before a text, by name.
+        gives: What it makes of a text.
+        lacks: Why it does not make something that it otherwise would, in a sentence for a client.
+        architecture: Of the transformer, by its name in transformers: ``bert``.
+    """
+
+    kind: ModelKind
+    dimension: int
+    max_input_tokens: int
+    pooling: str | None = None
+    dtype: str = "float32"
+    revision: str | None = None
+    labels: tuple[str, ...] = ()
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    gives: frozenset[Output] = frozenset({"dense"})
+    lacks: Mapping[Output, str] = field(default_factory=dict)
+    architecture: str = ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from appliance.engine.copies import Tier
-from appliance.engine.types import Embedding, EmbedOptions
+from appliance.engine.types import Answer, EmbedOptions
 
 __all__ = ["UNWATCHED", "BatchReport", "LoadReport", "MoveReport", "Watcher"]
 
@@ -84,8 +84,8 @@ class Watcher(Protocol):
     def asked(self, model: str) -> None:
         """A request has come for a model, and may be refused yet. On the event loop."""
 
-    def embedded(self, options: EmbedOptions, result: Embedding) -> None:
-        """The request that is being served has its vectors. On the event loop."""
+    def embedded(self, options: EmbedOptions, result: Answer) -> None:
+        """The request that is being served has its answer. On the event loop."""
 
     def batch_done(self, report: BatchReport) -> None:
         """A batch has ended. On a worker's thread."""
@@ -103,7 +103,7 @@ class _Unwatched:
 
     def asked(self, model: str) -> None: ...
 
-    def embedded(self, options: EmbedOptions, result: Embedding) -> None: ...
+    def embedded(self, options: EmbedOptions, result: Answer) -> None: ...
 
     def batch_done(self, report: BatchReport) -> None: ...
 

@@ -16,10 +16,12 @@ from safetensors.torch import load_file
 
 from appliance.errors import ModelUnavailable
 
-__all__ = ["check_weights", "read_weights"]
+__all__ = ["SPARSE_HEAD", "check_weights", "read_weights", "safetensors_of"]
 
 SAFE = "model.safetensors"
 PICKLED = "pytorch_model.bin"
+SPARSE_HEAD = "sparse_linear"
+"""Name of BGE-M3's files beside the transformer's own."""
 _POINTER = b"version https://git-lfs.github.com/spec/"
 """How the file begins that stands in git for a large one."""
 
@@ -34,7 +36,7 @@ def check_weights(folder: Path, *, pickles: bool) -> None:
     Raises:
         ModelUnavailable: It has none, or a file of them is broken.
     """
-    if safe := sorted(folder.glob("*.safetensors")):
+    if safe := safetensors_of(folder):
         for path in safe:
             _check_header(path)
         return
@@ -43,29 +45,38 @@ def check_weights(folder: Path, *, pickles: bool) -> None:
         raise ModelUnavailable(f"it has no safetensors weights{_way_out(found=found)}")
 
 
-def read_weights(folder: Path, *, pickles: bool) -> dict[str, torch.Tensor]:
+def safetensors_of(folder: Path) -> list[Path]:
+    """The files with a transformer's weights, by name."""
+    return sorted(path for path in folder.glob("*.safetensors") if path.stem != SPARSE_HEAD)
+
+
+def read_weights(
+    folder: Path, *, pickles: bool, safe: str = SAFE, pickled: str = PICKLED
+) -> dict[str, torch.Tensor]:
     """Read the weights of a module that has them in one file.
 
     Args:
         folder: The module's folder.
         pickles: Whether the older format may be read.
+        safe: Name of the file.
+        pickled: Name of the same in the older format.
 
     Raises:
         ModelUnavailable: Naming the file that is missing or broken.
     """
-    safe, pickled = folder / SAFE, folder / PICKLED
+    is_safe, is_pickled = (folder / safe).is_file(), (folder / pickled).is_file()
     try:
-        if safe.is_file():
-            return load_file(safe)
-        if pickled.is_file() and pickles:
+        if is_safe:
+            return load_file(folder / safe)
+        if is_pickled and pickles:
             weights: dict[str, torch.Tensor] = torch.load(
-                pickled, map_location="cpu", weights_only=True
+                folder / pickled, map_location="cpu", weights_only=True
             )
             return weights
     except (SafetensorError, OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        name = SAFE if safe.is_file() else PICKLED
+        name = safe if is_safe else pickled
         raise ModelUnavailable(f"{folder.name}/{name}: {error}") from error
-    raise ModelUnavailable(f"{folder.name}/{SAFE} is missing{_way_out(found=pickled.is_file())}")
+    raise ModelUnavailable(f"{folder.name}/{safe} is missing{_way_out(found=is_pickled)}")
 
 
 def _check_header(path: Path) -> None:

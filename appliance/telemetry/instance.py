@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from appliance.engine.service import Engine
-from appliance.engine.types import Embedding, EmbedOptions
+from appliance.engine.types import Answer, EmbedOptions
 from appliance.engine.watching import BatchReport, LoadReport, MoveReport
 from appliance.errors import InternalError, RouteNotFound
 from appliance.settings import Settings
@@ -136,8 +136,8 @@ class Telemetry:
         if (notes := current_notes.get()) is not None:
             notes.ask(model)
 
-    def embedded(self, options: EmbedOptions, result: Embedding) -> None:
-        """Note the vectors of a request."""
+    def embedded(self, options: EmbedOptions, result: Answer) -> None:
+        """Note what a request is answered with."""
         if (notes := current_notes.get()) is not None:
             notes.options, notes.result = options, result
 

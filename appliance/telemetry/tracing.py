@@ -19,7 +19,7 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, Statu
 from opentelemetry.trace.propagation import set_span_in_context
 
 from appliance import __version__
-from appliance.engine.types import Timings
+from appliance.engine.types import Embedding, Timings
 from appliance.engine.watching import BatchReport, LoadReport, MoveReport
 from appliance.telemetry.instruments import OPERATION, PROVIDER
 from appliance.telemetry.notes import OTHER, HttpExchange, RequestNotes
@@ -216,9 +216,10 @@ def _embedding_attributes(notes: RequestNotes) -> Attributes:
     if notes.encoding:
         attributes["gen_ai.request.encoding_formats"] = (notes.encoding,)
     if notes.result is not None and notes.options is not None:
-        packs_bits = notes.options.output_dtype in ("binary", "ubinary")
-        values = notes.result.vectors.shape[1] * (8 if packs_bits else 1)
-        attributes["gen_ai.embeddings.dimension.count"] = notes.options.dimensions or values
+        if isinstance(notes.result, Embedding):
+            packs_bits = notes.options.output_dtype in ("binary", "ubinary")
+            values = notes.result.vectors.shape[1] * (8 if packs_bits else 1)
+            attributes["gen_ai.embeddings.dimension.count"] = notes.options.dimensions or values
         attributes["gen_ai.usage.input_tokens"] = notes.result.tokens
     return attributes
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from appliance.bulk.arguments import EmbedArguments, add_embed_flags, take_embed_arguments
 from appliance.bulk.command import embed_file
 from appliance.bulk.folder import Manifest
-from appliance.engine.types import Batch
+from appliance.engine.jobs import Batch
 from appliance.settings import ModelSettings, Settings
 from tests.fakes import FakeBackend, FakePrepared, FakeTokenizer, fake_vector
 

@@ -24,7 +24,7 @@ from appliance import durable
 from appliance.bulk import parts
 from appliance.bulk.folder import Manifest
 from appliance.durable import AlreadyLocked, hold_lock
-from appliance.engine.types import Batch
+from appliance.engine.jobs import Batch
 from tests import fakes
 from tests.bulk.helpers import (
     SETTINGS,

@@ -14,7 +14,7 @@ import pytest
 
 from appliance.bulk.command import embed_file
 from appliance.engine.backend import Room
-from appliance.engine.types import Batch
+from appliance.engine.jobs import Batch
 from appliance.settings import ModelSettings, Settings
 from tests.bulk.helpers import assert_vectors, embed, expected, parse, read_rows, work_folder
 from tests.fakes import FakePrepared, FakeTokenizer, fake_vector, load_fake, word_id

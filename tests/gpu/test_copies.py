@@ -16,10 +16,11 @@ from torch import nn
 
 from appliance.engine.backend import DeviceOutOfMemory, Parking
 from appliance.engine.blocks import CudaLink, HostBlock
+from appliance.engine.jobs import Batch
 from appliance.engine.loading import load_model
 from appliance.engine.model import TorchBackend
 from appliance.engine.parking import Weights
-from appliance.engine.types import Batch, FloatMatrix
+from appliance.engine.types import FloatMatrix
 from appliance.settings import ModelSettings, Settings
 
 REAL = "embedded:all-MiniLM-L6-v2"

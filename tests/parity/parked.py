@@ -20,7 +20,7 @@ from appliance.engine.model import TorchBackend
 from appliance.engine.parking import Weights
 from tests.parity.families import FAMILIES, SIZES, WORDPIECE, Family
 from tests.parity.reference import REAL, load, warmed
-from tests.parity.tiny import build, build_splade, build_static
+from tests.parity.tiny import build, build_classifier, build_splade, build_static
 
 Build = Callable[..., Path]
 MIB = 2**20
@@ -97,6 +97,12 @@ class Kinds:
 
     def splade(self) -> TorchBackend:
         return warmed(build_splade(self._folder, FAMILIES["bert"], SpladePooling("max")))
+
+    def classifier(self) -> TorchBackend:
+        return warmed(build_classifier(self._folder, FAMILIES["bert"]))
+
+    def classifier_bfloat16(self) -> TorchBackend:
+        return warmed(build_classifier(self._folder, FAMILIES["deberta-v2"]), "bfloat16")
 
     def static(self) -> TorchBackend:
         return warmed(build_static(self._folder, Normalize()))

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer, SparseEncoder
 
+from appliance.engine.jobs import Batch
 from appliance.engine.loading import load_model
 from appliance.engine.model import TorchBackend
-from appliance.engine.types import Batch, FloatMatrix
+from appliance.engine.types import FloatMatrix
 from appliance.settings import ModelSettings, Settings
 from tests.parity.vocabularies import CORPUS
 

@@ -14,9 +14,10 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from torch import nn
 
 from appliance.engine.attention import Group
+from appliance.engine.jobs import Batch
 from appliance.engine.prepack import can_prepack
 from appliance.engine.sources import locate_model
-from appliance.engine.types import Batch, FloatMatrix
+from appliance.engine.types import FloatMatrix
 from tests.parity.families import FAMILIES, LONGEST
 from tests.parity.reference import (
     REAL,

@@ -15,12 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from appliance.engine.backend import Room
+from appliance.engine.jobs import Batch
 from appliance.engine.loading import load_model
 from appliance.engine.model import TorchBackend
 from appliance.engine.placement import Placement, choose_dtype, choose_placements, count_parameters
 from appliance.engine.prepack import PrepackedLinear, can_prepack
 from appliance.engine.sources import locate_model
-from appliance.engine.types import Batch, FloatMatrix
+from appliance.engine.types import FloatMatrix
 from appliance.errors import ModelUnavailable
 from appliance.settings import ModelSettings, Settings
 from tests.parity.reference import cosines

@@ -13,9 +13,9 @@ import pytest
 from safetensors.torch import load_file
 
 from appliance.engine.backend import Parking, ParkingFailed
+from appliance.engine.jobs import Batch
 from appliance.engine.prepack import PrepackedLinear, can_prepack
 from appliance.engine.slots import _TensorSlot, find_weights
-from appliance.engine.types import Batch
 from tests.parity.parked import (
     IN_OWN_FILES,
     KINDS,

@@ -3,22 +3,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from sentence_transformers import SentenceTransformer, SparseEncoder
+from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
 from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedTokenizerFast,
 )
 
 from tests.parity.families import LONGEST, Family
-from tests.parity.vocabularies import wordpiece
+from tests.parity.vocabularies import WORDPIECE, wordpiece
 
 PROMPTS = {"query": "Look for this: ", "document": "text "}
 
@@ -83,6 +84,40 @@ def build_splade(folder: Path, family: Family, pooling: torch.nn.Module | None =
     return folder / "model"
 
 
+def build_classifier(
+    folder: Path,
+    family: Family,
+    labels: Sequence[str] = ("LABEL_0",),
+    *,
+    plain: bool = False,
+    **changes: Any,
+) -> Path:
+    """Write a tiny model that classifies texts or scores pairs.
+
+    Args:
+        folder: An empty folder.
+        family: What kind of model.
+        labels: Its labels.
+        plain: As transformers writes it, not as sentence-transformers does.
+        changes: Fields of its config that are not the family's.
+
+    Returns:
+        The model's folder.
+    """
+    changes["id2label"] = dict(enumerate(labels))
+    _write_plain(
+        folder / "plain",
+        family,
+        AutoModelForSequenceClassification,
+        token_types=family.vocabulary is WORDPIECE,
+        changes=changes,
+    )
+    if plain:
+        return folder / "plain"
+    CrossEncoder(str(folder / "plain"), device="cpu").save_pretrained(str(folder / "model"))
+    return folder / "model"
+
+
 def build_static(folder: Path, *more: torch.nn.Module) -> Path:
     """Write a tiny model of static embeddings as sentence-transformers does.
 
@@ -106,20 +141,26 @@ def _write_plain(
     longest: int | None = LONGEST,
     added: Sequence[str] = (),
     padding_side: str | None = None,
+    *,
+    token_types: bool = False,
+    changes: Mapping[str, Any] | None = None,
 ) -> PretrainedConfig:
     """Write a model and its tokenizer as transformers does."""
     vocabulary = family.vocabulary
     tokenizer = vocabulary.make()
     torch.manual_seed(0)
     config = family.config(tokenizer.get_vocab_size(), tokenizer.token_to_id(vocabulary.padding))
+    config.update(changes or {})
     architecture.from_config(config).eval().save_pretrained(folder)
     tokenizer.add_tokens(list(added))
-    limit = {} if longest is None else {"model_max_length": longest}
+    more: dict[str, Any] = {} if longest is None else {"model_max_length": longest}
+    if token_types and getattr(config, "type_vocab_size", 2) > 1:
+        more["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=vocabulary.padding,
         eos_token=vocabulary.last,
         padding_side=padding_side or family.padding_side,
-        **limit,
+        **more,
     ).save_pretrained(folder)
     return config

@@ -50,13 +50,16 @@ def wordpiece() -> Tokenizer:
     return tokenizer
 
 
-def byte_pairs(specials: Sequence[str] = (), template: str = "$A", size: int = 350) -> Tokenizer:
+def byte_pairs(
+    specials: Sequence[str] = (), template: str = "$A", size: int = 350, pair: str | None = None
+) -> Tokenizer:
     """A tokenizer of GPT's kind: any text without an unknown token.
 
     Args:
         specials: Special tokens, which get the first ids.
         template: Where the special tokens stand around a text.
         size: Pieces of the vocabulary.
+        pair: Where they stand around two texts; nowhere by default.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -72,6 +75,7 @@ def byte_pairs(specials: Sequence[str] = (), template: str = "$A", size: int = 3
     if used:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=template,
+            pair=pair,
             special_tokens=[(token, tokenizer.token_to_id(token)) for token in used],
         )
     return tokenizer
@@ -88,6 +92,12 @@ class Vocabulary:
 
 WORDPIECE = Vocabulary(wordpiece, "[PAD]", "[SEP]")
 ROBERTA = Vocabulary(
-    lambda: byte_pairs(["<s>", "<pad>", "</s>", "<unk>", "<mask>"], "<s> $A </s>"), "<pad>", "</s>"
+    lambda: byte_pairs(
+        ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        "<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+    ),
+    "<pad>",
+    "</s>",
 )
 DECODER = Vocabulary(lambda: byte_pairs(["<pad>", "<eos>"], "$A <eos>"), "<pad>", "<eos>")

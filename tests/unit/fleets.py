@@ -18,8 +18,9 @@ import pytest
 
 from appliance.engine.backend import Parking, Room
 from appliance.engine.inputs import Inputs
+from appliance.engine.jobs import Batch
 from appliance.engine.service import Engine
-from appliance.engine.types import Batch, EmbedOptions
+from appliance.engine.types import EmbedOptions
 from appliance.settings import ModelSettings, Settings
 from tests.fakes import FakeBackend, FakeTokenizer, fake_vector
 from tests.unit.tickets import PATIENCE

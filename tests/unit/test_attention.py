@@ -19,7 +19,7 @@ from appliance.engine.attention import (
     equal_length_groups,
     packed_attention,
 )
-from appliance.engine.types import Batch
+from appliance.engine.jobs import Batch
 
 LENGTHS = (1, 2, 7, 7, 7, 3, 16, 16)
 HEAD_DIM = 8

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from appliance.engine.backend import DeviceOutOfMemory
-from appliance.engine.batcher import BatchBudget, Piece
+from appliance.engine.batcher import Piece
+from appliance.engine.budget import BatchBudget
 from appliance.engine.device import Device
 from appliance.engine.execution import Executor, fail
+from appliance.engine.jobs import Batch
 from appliance.engine.lane import Lane
-from appliance.engine.types import Batch, FloatMatrix
+from appliance.engine.types import FloatMatrix
 from appliance.errors import InternalError
 from tests.fakes import FakeBackend
 from tests.unit.tickets import (

@@ -47,6 +47,12 @@ def test_a_kind_of_input_finds_the_models_name_for_it(kind: str, prompt: str) ->
     assert choose(input_type=kind) == prompt
 
 
+@pytest.mark.parametrize("name", ["clustering", "Clustering"])
+def test_a_task_is_found_by_its_name(name: str) -> None:
+    settings = ModelSettings(model="m", prompts={name: "group: "})
+    assert choose_prompt({}, None, settings, EmbedOptions(input_type="clustering")) == "group: "
+
+
 def test_a_kind_of_input_that_the_model_has_no_prompt_for_adds_nothing() -> None:
     settings = ModelSettings(model="m")
     assert choose_prompt({}, None, settings, EmbedOptions(input_type="query")) == ""

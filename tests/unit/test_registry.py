@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from appliance.engine.chain import ChainSpec
-from appliance.engine.modules import DenseSpec, LayerNormSpec, NormalizeSpec, SpladeSpec
+from appliance.engine.modules import (
+    ClassifierSpec,
+    DenseSpec,
+    LayerNormSpec,
+    NormalizeSpec,
+    SpladeSpec,
+)
 from appliance.engine.registry import ModelSpec, read_model_spec
 from appliance.errors import ModelUnavailable
 from appliance.settings import ModelSettings
@@ -199,6 +205,59 @@ def test_a_setting_asks_for_splade(tmp_path: Path) -> None:
     assert read(tmp_path, {}, ModelSettings(model="m", pooling="splade")).chain == ChainSpec(
         tmp_path, SpladeSpec()
     )
+
+
+CLASSIFIER = {"config.json": {"architectures": ["BertForSequenceClassification"]}}
+SCORES = {
+    "transformer_task": "sequence-classification",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "logits"}},
+    "module_output_name": "scores",
+}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"modules.json": NEW_MODULES[:1], "sentence_bert_config.json": SCORES},
+        {"modules.json": NEW_MODULES[:1]},
+    ],
+    ids=["transformers'", "sentence-transformers'", "without a config of its own"],
+)
+def test_a_classifier_is_known_by_its_architecture(files: Any, tmp_path: Path) -> None:
+    assert read(tmp_path, {**CLASSIFIER, **files}).chain == ChainSpec(tmp_path, ClassifierSpec())
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"config.json": {"architectures": ["BertForTokenClassification"]}},
+        {"config.json": {"architectures": ["BertModel"]}},
+        {"config.json": {"architectures": None}},
+        {"config.json": {}},
+        {"config.json": "broken"},
+        {**CLASSIFIER, "modules.json": NEW_MODULES, **MEAN},
+    ],
+    ids=["of tokens", "no head", "none", "unsaid", "broken", "with a pooling"],
+)
+def test_all_others_embed(files: Any, tmp_path: Path) -> None:
+    assert read(tmp_path, files).chain.pooling == ("mean",)
+
+
+def test_a_pooling_that_is_set_makes_an_embedding_model_of_a_classifier(tmp_path: Path) -> None:
+    files = {**CLASSIFIER, "modules.json": NEW_MODULES[:1], "sentence_bert_config.json": SCORES}
+    chain = read(tmp_path, files, ModelSettings(model="m", pooling="cls")).chain
+    assert chain.pooling == ("cls",)
+
+
+def test_a_classifier_whose_scores_come_from_elsewhere_is_refused(tmp_path: Path) -> None:
+    files = {**CLASSIFIER, "modules.json": NEW_MODULES[:1]}
+    for change, told in (
+        ({"transformer_task": "text-generation"}, "a classifier's head goes with 'sequence-class"),
+        ({"module_output_name": "causal_logits"}, "does not take scores from the logits"),
+    ):
+        with pytest.raises(ModelUnavailable, match=told):
+            read(tmp_path, {**files, "sentence_bert_config.json": {**SCORES, **change}})
 
 
 STATIC = {"path": "0_Static", "type": "sentence_transformers.models.StaticEmbedding"}

@@ -173,10 +173,13 @@ def test_pickles_are_downloaded_only_where_allowed_and_needed(tmp_path: Path) ->
 
     older = ("config.json", "pytorch_model.bin", "2_Dense/pytorch_model.bin")
     newer = (*older, "model.safetensors")
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        run_hub(org__older=repo("older", *older), org__newer=repo("newer", *newer)) as hub,
-    ):
+    heads = ("sparse_linear.pt", "sparse_linear.safetensors")
+    repos = {
+        "org__older": repo("older", *older),
+        "org__newer": repo("newer", *newer),
+        "org__m3": repo("m3", *older, *heads, "colbert_linear.pt"),
+    }
+    with pytest.MonkeyPatch.context() as patch, run_hub(**repos) as hub:
         use_endpoint(patch, hub.url)
 
         def locate_all(model: str, cache: str, *, pickles: bool) -> set[str]:
@@ -186,6 +189,9 @@ def test_pickles_are_downloaded_only_where_allowed_and_needed(tmp_path: Path) ->
         assert locate_all("org/older", "1", pickles=False) == {"config.json"}
         assert locate_all("org/older", "2", pickles=True) == set(older)
         assert locate_all("org/newer", "3", pickles=True) == set(newer) - {"pytorch_model.bin"}
+        # A sparse head is small and comes along; it is not taken for the model's own weights.
+        assert locate_all("org/m3", "4", pickles=False) == {"config.json", *heads}
+        assert locate_all("org/m3", "5", pickles=True) == {*older, *heads}
 
 
 def test_a_private_model_is_downloaded_with_its_token(tmp_path: Path) -> None:

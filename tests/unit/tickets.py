@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,9 +13,10 @@ import numpy as np
 
 from appliance.engine.copies import Copy
 from appliance.engine.device import Device
+from appliance.engine.jobs import Batch, Job
 from appliance.engine.lane import Lane, Place
-from appliance.engine.types import Batch, Job
-from tests.fakes import FakeBackend, fake_vector
+from appliance.engine.types import Output
+from tests.fakes import FakeBackend, fake_scores, fake_sparse, fake_tokens, fake_vector
 
 POISON = 666
 PATIENCE = 10
@@ -29,13 +30,29 @@ class Ticket:
         lengths: Tokens of each text.
         token: The id that all its texts are made of.
         fails_at_done: Whether the one who waits for the job breaks when told.
+        output: What is wanted of its texts.
+        labels: How many scores are expected of each.
     """
 
-    def __init__(self, *lengths: int, token: int = 5, fails_at_done: bool = False) -> None:
+    def __init__(
+        self,
+        *lengths: int,
+        token: int = 5,
+        fails_at_done: bool = False,
+        output: Output = "dense",
+        second_starts: Sequence[int] = (),
+        labels: int = 0,
+    ) -> None:
         self.times_done = 0
         self._fails_at_done = fails_at_done
         self._done = threading.Event()
-        self.job = Job([np.full(n, token, dtype=np.int64) for n in lengths], self._told)
+        self._labels = labels
+        self.job = Job(
+            [np.full(n, token, dtype=np.int64) for n in lengths],
+            self._told,
+            output=output,
+            second_starts=second_starts,
+        )
 
     def _told(self, job: Job) -> None:
         self.times_done += 1
@@ -50,8 +67,20 @@ class Ticket:
     def assert_right(self) -> None:
         job = self.wait()
         assert job.error is None
-        assert job.vectors is not None
-        np.testing.assert_array_equal(job.vectors, [fake_vector(text) for text in job.texts])
+        assert job.rows is not None
+        assert len(job.rows) == len(job.texts)
+        for number, (text, row) in enumerate(zip(job.texts, job.rows, strict=True)):
+            if job.output == "sparse":
+                expected = fake_sparse(text)
+                np.testing.assert_array_equal(row.indices, expected.indices)
+                np.testing.assert_array_equal(row.values, expected.values)
+            elif job.output == "tokens":
+                np.testing.assert_array_equal(row, fake_tokens(text))
+            elif job.output == "dense":
+                np.testing.assert_array_equal(row, fake_vector(text))
+            else:
+                start = job.second_starts[number] if job.second_starts else 0
+                np.testing.assert_array_equal(row, fake_scores(text, self._labels, start))
 
 
 class Gate:
