@@ -27,6 +27,7 @@ from appliance.faults import SettingsFault
 from appliance.settings import Settings
 from appliance.settings_reference import describe_settings, settings_schema
 from appliance.settings_sources import add_settings_flags
+from appliance.tei_start import add_tei_flags, take_tei_flags
 
 __all__ = ["main"]
 
@@ -81,6 +82,7 @@ def _add_serve(commands: Any) -> None:
     text = "serve models over HTTP"
     parser = commands.add_parser("serve", help=text, description=text.capitalize() + ".")
     flags = add_settings_flags(parser)
+    add_tei_flags(parser)
 
     def run(parsed: argparse.Namespace) -> int:
         configuration = _configuration_or_none(flags, parsed)
@@ -106,6 +108,8 @@ def _add_config_action(actions: Any, action: str, text: str) -> None:
     if action == "clone":
         add_clone_flags(parser)
     flags = add_settings_flags(parser)
+    if action in ("show", "validate"):
+        add_tei_flags(parser)
 
     def run(parsed: argparse.Namespace) -> int:
         arguments = take_arguments(parsed, action)
@@ -218,7 +222,8 @@ def _configuration_or_none(
     config = parsed.config
     del parsed.config  # every attribute that is left is a flag of a setting
     del parsed.run
-    return _told(lambda: read_configuration(flags(parsed_args=parsed), config))
+    tei_flags = take_tei_flags(parsed)
+    return _told(lambda: read_configuration(flags(parsed_args=parsed), config, tei_flags))
 
 
 def _told(read: Callable[[], Result]) -> Result | None:

@@ -3,6 +3,9 @@
 
 Flags beat the environment, the environment beats the file, the file beats the defaults.
 
+Flags and variables of TEI's (:mod:`appliance.tei_start`) stand between the environment and the
+file. They name the one model that is served, so that what the file says of models is passed over.
+
 The file is the one that was kept in ``data_dir`` by ``PUT /api/config``, if there is one, else the
 one that ``--config`` names. Where the kept one is in force, the other is asked for two things only:
 ``data_dir`` itself, which says where the kept one lies and so cannot be set in it; and the secrets
@@ -36,6 +39,7 @@ from appliance.settings_sources import (
     read_file,
     unknown_variables,
 )
+from appliance.tei_start import read_tei
 
 __all__ = [
     "Configuration",
@@ -46,10 +50,11 @@ __all__ = [
     "read_configuration",
 ]
 
-Source = Literal["flags", "environment", "kept", "file"]
+Source = Literal["flags", "environment", "tei", "kept", "file", "tei_defaults"]
 Layers = Mapping[Source, Values]
 
-_ORDER: tuple[Source, ...] = ("flags", "environment", "kept", "file")
+_ORDER: tuple[Source, ...] = ("flags", "environment", "tei", "kept", "file", "tei_defaults")
+_OVER_TEI: tuple[Source, ...] = ("flags", "environment")
 
 
 def kept_file(folder: Path) -> Path:
@@ -65,11 +70,13 @@ class Configuration:
         settings: Those in force.
         layers: What each source said; flags, environment and the rest as they were at the start.
         kept: The kept file, if that is in force.
+        notes: Lines for the log.
     """
 
     settings: Settings
     layers: Layers
     kept: Path | None = None
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, settings: Settings) -> Configuration:
@@ -147,13 +154,16 @@ def load_settings(
 
 
 def read_configuration(
-    flags: CliSettingsSource[Settings] | None = None, config: Path | None = None
+    flags: CliSettingsSource[Settings] | None = None,
+    config: Path | None = None,
+    tei_flags: Mapping[str, Any] | None = None,
 ) -> Configuration:
     """Read every source and check the whole.
 
     Args:
         flags: Source that holds the parsed flags, if there were any.
         config: JSON file. Unset: the one named by ``APPLIANCE_CONFIG``, if any.
+        tei_flags: Flags of TEI's, by the names of its variables.
 
     Raises:
         SettingsFault: A key is unknown, a value is bad, or settings contradict each other.
@@ -172,13 +182,18 @@ def read_configuration(
     kept = _kept_of(layers)
     if kept is not None:
         layers["kept"] = _read_kept(kept)
+    tei = read_tei(tei_flags or {}, layers["flags"])
+    layers["tei_defaults"] = tei.defaults(layers.values())
+    layers["tei"] = tei.values
+    above = [layers[source] for source in _OVER_TEI]
     try:
         settings = _validated(_in_force(layers))
     except ValidationError as error:
-        raise SettingsFault([*faults, *find_faults(error)]) from None
+        found = [tei.rename(fault, above) for fault in find_faults(error)]
+        raise SettingsFault([*faults, *found]) from None
     if faults := [*faults, *_missing_secrets(settings)]:
         raise SettingsFault(faults)
-    return Configuration(settings, layers, kept)
+    return Configuration(settings, layers, kept, tei.notes(above))
 
 
 def _kept_of(layers: Layers) -> Path | None:
@@ -208,17 +223,23 @@ def _read_kept(path: Path) -> Values:
 
 def _in_force(layers: Layers) -> dict[Source, Values]:
     """The layers without what the kept one takes the place of."""
-    kept = layers.get("kept")
+    kept, file = layers.get("kept"), layers.get("file", {})
+    if "models" in layers.get("tei", {}):
+        file = _without(file, "models")
+        kept = None if kept is None else _without(kept, "models")
     if kept is None:
-        return dict(layers)
-    file = layers.get("file", {})
+        return {**layers, "file": file}
     omitted = [str(name) for name in _as_list(kept.get("secrets_omitted"))]
     rest = {name: file[name] for name in ("data_dir", *omitted) if name in file}
     if isinstance(variables := file.get("environment"), dict):
         keys = [name.removeprefix("environment.") for name in omitted]
         rest["environment"] = {key: variables[key] for key in keys if key in variables}
-    kept = {name: value for name, value in kept.items() if name != "data_dir"}
+    kept = _without(kept, "data_dir")
     return {**layers, "kept": kept, "file": {name: value for name, value in rest.items() if value}}
+
+
+def _without(values: Values, name: str) -> Values:
+    return {key: value for key, value in values.items() if key != name}
 
 
 def _sources(layers: Layers) -> dict[str, Source]:

@@ -201,6 +201,8 @@ def serve(configuration: Configuration) -> int:
     """
     settings = configuration.settings
     tail = configure_logging(settings)
+    for note in configuration.notes:
+        logger.info(note)
     if settings.auth == "none":
         logger.warning("auth is none: whoever reaches %s may use the server", settings.host)
     if settings.disk_swap:

@@ -83,6 +83,11 @@ class Settings(BaseSettings):
     """The models to serve; the first is the default one. Each is a model's name or an object of
     the per-model settings below."""
 
+    any_model_name: bool = False
+    """Answer for the default model where a request to OpenAI's API names one that is not served, or
+    none, and log a warning, once for each name. On when the server is started by TEI's variables.
+    """
+
     api_keys: tuple[SecretStr, ...] = ()
     """Bearer tokens that may do everything, besides those of `appliance token create`."""
 
@@ -92,8 +97,9 @@ class Settings(BaseSettings):
     and printed to the log."""
 
     database_url: SecretStr | None = None
-    """PostgreSQL database for tokens, `postgresql://user:password@host/name`, which several
-    instances may share. Unset: a SQLite file in `data_dir`."""
+    """PostgreSQL database for tokens and the list of files and batches,
+    `postgresql://user:password@host/name`, which several instances may share. Unset: a SQLite file
+    in `data_dir`."""
 
     otlp_endpoint: str | None = None
     """URL of the collector that traces and metrics are sent to by OTLP, such as
@@ -103,6 +109,10 @@ class Settings(BaseSettings):
     public_metrics: bool = False
     """Serve `/metrics` without a token. Off: it takes one of the scope `admin`, where tokens are
     needed at all."""
+
+    te_metrics: bool = False
+    """Have `/metrics` tell by the names of text-embeddings-inference (TEI), too, `te_request_count`
+    and so on. On when the server is started by TEI's variables."""
 
     tls_certificate: Path | None = None
     """File with the certificate to serve HTTPS with, and its chain, in PEM form. Unset: HTTP."""
@@ -146,8 +156,8 @@ class Settings(BaseSettings):
     wait for it; longer for models whose moves take long."""
 
     data_dir: Path | None = None
-    """Folder for what outlives a restart: models that were added at run time, tokens, time series
-    and an imported configuration."""
+    """Folder for what outlives a restart: models that were added at run time, tokens, time series,
+    files, batches and an imported configuration."""
 
     idle_time_limit_hours: PositiveFloat | None = None
     """Stop, with exit code 0, after so many hours without a request for an embedding. Unset:

@@ -12,16 +12,17 @@ import { startTransfer } from "./transfer.js";
 const CHECK_MS = 350;
 const OTHER = "Other";
 const HIDDEN = ["secrets_omitted"];
-const LOCKING = ["environment", "flags"];
+const LOCKING = ["environment", "flags", "tei"];
+const NOT_KEPT = [...LOCKING, "tei_defaults"];
 const GROUPS = {
   Instance: ["name", "project", "queue", "route", "host", "port", "data_dir", "environment", "debug"],
-  Models: ["models"],
+  Models: ["models", "any_model_name"],
   Access: ["auth", "api_keys", "database_url", "cors_allow_origins", "public_metrics", "tls_certificate", "tls_key"],
   "Where models come from": ["hf_token", "hub_cache", "token_vocabulary_dir"],
   "Memory and cores": ["automatic_cpu_offload", "disk_swap", "max_cuda_memory_gib", "cuda_memory_min_threshold_kib", "swap_dir", "turn_seconds", "cpu_workers"],
   "Idle instances": ["idle_time_limit_hours", "last_action_report_interval_seconds", "last_action_file"],
   "Time limits": ["model_wait_seconds", "request_timeout_seconds", "forward_timeout_seconds", "drain_timeout_seconds"],
-  "Log and telemetry": ["log_level", "log_json", "otlp_endpoint"],
+  "Log and telemetry": ["log_level", "log_json", "otlp_endpoint", "te_metrics"],
 };
 
 let known = null; // the answer of /api/config/schema
@@ -38,6 +39,8 @@ function sourceOf(name) {
   const source = known.sources[name];
   if (source === "environment") return make("span", { class: "source" }, icon("locked"), `set by APPLIANCE_${name.toUpperCase()}`);
   if (source === "flags") return make("span", { class: "source" }, icon("locked"), `set by --${name.replaceAll("_", "-")}`);
+  if (source === "tei") return make("span", { class: "source" }, icon("locked"), "set by a variable or flag of text-embeddings-inference");
+  if (source === "tei_defaults") return make("span", { class: "source" }, "as in text-embeddings-inference");
   if (source === "file") return make("span", { class: "source" }, "from the file");
   if (source === "kept") return make("span", { class: "source" }, "saved here");
   return null;
@@ -124,7 +127,7 @@ function hasOwnModels() {
 function wanted() {
   const config = {};
   for (const [name, source] of Object.entries(known.sources)) {
-    if (!LOCKING.includes(source) && !known.secrets.includes(name) && known.values[name] != null) config[name] = known.values[name];
+    if (!NOT_KEPT.includes(source) && !known.secrets.includes(name) && known.values[name] != null) config[name] = known.values[name];
   }
   // Those that were added by hand meanwhile are among them, and are not to be lost.
   if (!isLocked("models") && hasOwnModels()) config.models = servedModels();

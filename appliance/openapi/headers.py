@@ -6,10 +6,16 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-__all__ = ["HEADERS", "OPENAI_HEADERS", "QUOTA_HEADERS", "TAGS", "UNREADABLE"]
+__all__ = ["HEADERS", "OPENAI_HEADERS", "QUOTA_HEADERS", "TAGS", "TEI_HEADERS", "UNREADABLE"]
 
 TAGS = {
     "Embeddings": "OpenAI's API, at the root and under each model's name.",
+    "TEI": "The API of text-embeddings-inference, at the root for the first model and under each"
+    " model's name.",
+    "Reranking": "Texts ranked by a query, as Jina's and Cohere's APIs do it.",
+    "Batches": "OpenAI's Batch API: files of requests that are worked off behind the live ones.",
+    "Ollama": "Ollama's API, as far as it is about embeddings.",
+    "Cohere": "Cohere's embed API, at the root and under each model's name.",
     "Models": "Models added, removed, loaded and put away while the server runs.",
     "Tokens": "Tokens made, listed and revoked.",
     "Configuration": "The settings, exported and imported.",
@@ -18,6 +24,16 @@ TAGS = {
 }
 """Groups of routes, in the order in which they are shown."""
 
+TEI_HEADERS = (
+    "x-compute-type",
+    "x-compute-time",
+    "x-compute-characters",
+    "x-compute-tokens",
+    "x-total-time",
+    "x-tokenization-time",
+    "x-queue-time",
+    "x-inference-time",
+)
 OPENAI_HEADERS = ("openai-processing-ms", "openai-version")
 QUOTA_HEADERS = tuple(
     f"x-ratelimit-{what}-{kind}"
@@ -44,6 +60,14 @@ HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
         "Milliseconds of each step: tokenising, waiting in the queue, computing, encoding.",
         _TEXT,
     ),
+    "x-compute-type": ("`gpu+optimized` or `cpu+optimized`.", _TEXT),
+    "x-compute-time": ("Milliseconds that the answer took.", _COUNT),
+    "x-compute-characters": ("Characters of the inputs.", _COUNT),
+    "x-compute-tokens": ("Tokens that the model saw.", _COUNT),
+    "x-total-time": ("Milliseconds that the answer took.", _COUNT),
+    "x-tokenization-time": ("Milliseconds of tokenising.", _COUNT),
+    "x-queue-time": ("Milliseconds of waiting in the queue.", _COUNT),
+    "x-inference-time": ("Milliseconds of computing.", _COUNT),
     "x-ratelimit-limit-requests": ("Requests that the key may make in a minute.", _COUNT),
     "x-ratelimit-limit-tokens": ("Tokens that the key may spend in a minute.", _COUNT),
     "x-ratelimit-remaining-requests": ("Requests that are left.", _COUNT),

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from itertools import groupby
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -28,7 +27,7 @@ from litestar.typing import FieldDefinition
 import appliance
 from appliance.errors import ApplianceError, Unauthenticated
 from appliance.openapi.headers import HEADERS, OPENAI_HEADERS, TAGS, UNREADABLE
-from appliance.openapi.operations import BEARER, DescribedOperation, Facts
+from appliance.openapi.operations import BEARER, DescribedOperation, Facts, Refusals
 from appliance.openapi.schemas import reference, schemas_of
 from appliance.openapi.words import PATH_PARAMETERS, describe_errors, split_summary
 from compat.openai_errors import ErrorResponse
@@ -43,6 +42,7 @@ _JSON = "application/json"
 _METHODS = ("get", "head", "post", "put", "delete")
 _WAIT_HEADERS = ("retry-after", "retry-after-ms")
 _WAIT_STATUSES = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+_DEFAULT_REFUSALS = Refusals(ErrorResponse, OPENAI_HEADERS)
 
 
 def make_document(
@@ -66,12 +66,13 @@ def make_document(
     )
     paths = app.openapi_schema.paths or {}
     document = app.openapi_schema.to_schema()
-    kinds: list[Any] = [ErrorResponse, *structs.met]
+    kinds: list[Any] = [_DEFAULT_REFUSALS.body, *structs.met]
     for path, item in paths.items():
         for method in _METHODS:
             if (found := getattr(item, method)) is not None:
                 facts = found.facts if isinstance(found, DescribedOperation) else Facts()
                 kinds += [kind for kind in (*facts.answers.values(), facts.body) if kind]
+                kinds += [facts.refusals.body] if facts.refusals else []
                 _complete(document["paths"][path][method], facts, path, method, is_open=is_open)
     document["paths"] = dict(sorted(document["paths"].items()))
     document["components"] |= {
@@ -106,7 +107,7 @@ def _complete(told: dict[str, Any], facts: Facts, path: str, method: str, *, is_
         content: dict[str, Any] = {"schema": reference(facts.body)}
         if facts.example is not None:
             content["example"] = facts.example
-        told["requestBody"] = {"required": True, "content": {_JSON: content}}
+        told["requestBody"] = {"required": True, "content": {facts.body_type: content}}
     errors = facts.all_errors(has_query=bool(others), is_guarded=bool(security))
     told["responses"] = {
         **_good_answers(told["responses"], facts),
@@ -186,12 +187,13 @@ def _good_answers(told: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
 
 def _refusals(errors: Iterable[type[ApplianceError]], facts: Facts) -> dict[str, Any]:
     answers = {}
-    by_status = sorted(dict.fromkeys(errors), key=attrgetter("status"))
-    for status, some in groupby(by_status, key=attrgetter("status")):
+    refusals = facts.refusals or _DEFAULT_REFUSALS
+    by_status = sorted(dict.fromkeys(errors), key=refusals.status)
+    for status, some in groupby(by_status, key=refusals.status):
         if status in facts.answers:
             continue
         group = list(some)
-        names = [*OPENAI_HEADERS]
+        names = [*refusals.headers]
         if status in _WAIT_STATUSES:
             names += _WAIT_HEADERS
         if status == Unauthenticated.status:
@@ -199,8 +201,9 @@ def _refusals(errors: Iterable[type[ApplianceError]], facts: Facts) -> dict[str,
         answers[str(status)] = {
             "description": describe_errors(group),
             "headers": _headers(names),
-            "content": {_JSON: {"schema": reference(ErrorResponse)}},
         }
+        if status not in refusals.without_body:
+            answers[str(status)]["content"] = {_JSON: {"schema": reference(refusals.body)}}
     return answers
 
 

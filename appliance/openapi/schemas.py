@@ -21,18 +21,19 @@ def reference(kind: Any) -> dict[str, Any]:
     """How a type is referred to; what has no name of its own is written out."""
     if _is_named(kind):
         return {"$ref": _TEMPLATE.format(kind.__name__)}
-    return msgspec.json.schema(kind)
+    (schema,), _ = msgspec.json.schema_components([kind], ref_template=_TEMPLATE.format("{name}"))
+    return schema
 
 
 def schemas_of(kinds: Iterable[Any]) -> dict[str, Any]:
     """Schemas by name, of Structs, of pydantic models, and of all that they consist of."""
-    kinds = [kind for kind in dict.fromkeys(kinds) if _is_named(kind)]
+    kinds = list(dict.fromkeys(kinds))
     models: list[tuple[type[BaseModel], Literal["validation"]]] = [
-        (kind, "validation") for kind in kinds if issubclass(kind, BaseModel)
+        (kind, "validation") for kind in kinds if _is_named(kind) and issubclass(kind, BaseModel)
     ]
-    structs = [kind for kind in kinds if issubclass(kind, msgspec.Struct)]
+    structs = _all_structs(kind for kind in kinds if kind not in dict(models))
     _, schemas = msgspec.json.schema_components(structs, ref_template=_TEMPLATE.format("{name}"))
-    for kind in _all_structs(structs):
+    for kind in structs:
         _describe(kind, schemas[kind.__name__])
     _, parts = models_json_schema(models, ref_template=_TEMPLATE.format("{model}"))
     return dict(sorted({**schemas, **parts.get("$defs", {})}.items()))
@@ -45,13 +46,16 @@ def _is_named(kind: Any) -> bool:
 def _describe(kind: type[msgspec.Struct], schema: dict[str, Any]) -> None:
     schema["description"] = describe_class(kind)
     _name_types_of_choices(schema)
-    config = kind.__struct_config__
+    config, fields = kind.__struct_config__, msgspec.structs.fields(kind)
     if not (config.forbid_unknown_fields or config.omit_defaults):  # an answer, with all its fields
-        schema["required"] = [*schema["properties"]]
+        left_out = {field.encode_name for field in fields if field.default is msgspec.UNSET}
+        schema["required"] = [name for name in schema["properties"] if name not in left_out]
     told = describe_fields(kind)
-    for field in msgspec.structs.fields(kind):
+    for field in fields:
         if field.name in told:
             schema["properties"][field.encode_name].setdefault("description", told[field.name])
+    if config.tag_field in told:
+        schema["properties"][config.tag_field]["description"] = told[config.tag_field]
 
 
 def _name_types_of_choices(schema: Any) -> None:

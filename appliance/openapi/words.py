@@ -24,6 +24,8 @@ PATH_PARAMETERS = {
     "owner": "What precedes the slash in a model's name.",
     "wanted": "Name or alias of a model, slash included.",
     "token_id": "Id of a token.",
+    "file_id": "Id of a file.",
+    "batch_id": "Id of a batch.",
 }
 
 _ROLE = re.compile(r":\w+:`~?(?:[\w.]+\.)?(\w+)`")

@@ -12,6 +12,7 @@ from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, V
 
 from appliance.engine.watching import BatchReport, LoadReport
 from appliance.telemetry.notes import OTHER, REFUSALS, HttpExchange, RequestNotes, refusal
+from appliance.telemetry.tei_metrics import TeiMetrics
 
 __all__ = ["BOUNDARIES", "OPERATION", "PROVIDER", "Instruments", "ModelNames", "views"]
 
@@ -91,10 +92,12 @@ class Instruments:
     Args:
         meter: Makes them.
         names: Names of models.
+        tei: Counts by TEI's names as well, if it is asked to.
     """
 
-    def __init__(self, meter: Meter, names: ModelNames) -> None:
+    def __init__(self, meter: Meter, names: ModelNames, tei: TeiMetrics | None = None) -> None:
         self._names = names
+        self._tei = tei
         self._refused = Counter(dict.fromkeys(REFUSALS, 0))
         self.active: Counter[tuple[str, str]] = Counter()
         """Requests being served, by method and scheme. Written by the event loop."""
@@ -157,6 +160,8 @@ class Instruments:
             self._response_bytes.record(exchange.response_bytes, attributes)
         if reason := refusal(notes.error):
             self._refused[reason] += 1
+        if embeds and self._tei is not None:
+            self._tei.exchanged(exchange, notes)
         if embeds and notes.model is not None:
             self._embedded(self._names(notes.model), exchange, notes)
 
@@ -185,6 +190,8 @@ class Instruments:
         self._batch_seconds.record(report.seconds, attributes)
         self._batch_tokens.record(report.tokens, attributes)
         self._batch_texts.record(report.texts, attributes)
+        if self._tei is not None:
+            self._tei.batch_done(report)
 
     def loaded(self, report: LoadReport) -> None:
         """Measure a load that went well."""

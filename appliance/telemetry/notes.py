@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import time
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from appliance.engine.types import Embedding, EmbedOptions
+from appliance.engine.types import Answer, EmbedOptions, Timings
 from appliance.errors import (
     ApplianceError,
     Overloaded,
@@ -25,6 +25,8 @@ __all__ = [
     "current_notes",
     "note_encoding",
     "note_error",
+    "note_inputs",
+    "note_whole",
     "refusal",
 ]
 
@@ -40,10 +42,12 @@ class RequestNotes:
     Attributes:
         started: When it came, by ``time.perf_counter``.
         model: The served name of the model that it is for, once that was found.
-        asked: When the engine was asked for vectors, likewise.
+        asked: When the engine was asked for them, likewise.
         options: What it asks for.
-        result: Its vectors, once they are there.
+        result: Its vectors or what else it asked for, once they are there.
         encoding: How they are written: ``float`` or ``base64``.
+        inputs: How many it has, once somebody has looked at them.
+        is_single: Whether they are one that is no list.
         error: Why it was refused or failed, if it was or did.
         trace: What ties its batches to it, while it is traced.
     """
@@ -52,13 +56,15 @@ class RequestNotes:
     model: str | None = None
     asked: float = 0.0
     options: EmbedOptions | None = None
-    result: Embedding | None = None
+    result: Answer | None = None
     encoding: str = ""
+    inputs: int | None = None
+    is_single: bool = False
     error: BaseException | None = None
     trace: object | None = None
 
     def ask(self, model: str) -> None:
-        """Note that the engine is asked for vectors of a model."""
+        """Note that the engine is asked for something of a model."""
         self.model = model
         self.asked = time.perf_counter()
 
@@ -110,10 +116,28 @@ def note_error(error: BaseException) -> None:
         notes.error = error
 
 
+def note_inputs(count: int, *, single: bool) -> None:
+    """Note how many inputs the request that is being served has."""
+    if (notes := current_notes.get()) is not None:
+        notes.inputs, notes.is_single = count, single
+
+
 def note_encoding(encoding: str) -> None:
     """Note how the vectors of the request that is being served are written."""
     if (notes := current_notes.get()) is not None:
         notes.encoding = encoding
+
+
+def note_whole(tokens: int, timings: Timings) -> None:
+    """Note what a request took for which the engine was asked in parts, of which it knows the last.
+
+    Args:
+        tokens: Of all parts.
+        timings: Of all parts.
+    """
+    notes = current_notes.get()
+    if notes is not None and notes.result is not None and notes.result.timings is not timings:
+        notes.result = replace(notes.result, tokens=tokens, timings=timings)
 
 
 _BY_ERROR: tuple[tuple[type[ApplianceError], str], ...] = (

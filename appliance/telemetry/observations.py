@@ -18,7 +18,7 @@ from appliance.engine.survey import Holding, Survey
 from appliance.telemetry.instruments import ModelNames
 from appliance.telemetry.observing import Observer, Point, Recent, observer
 
-__all__ = ["observe_engine"]
+__all__ = ["observe_engine", "waiting_texts"]
 
 STATES: tuple[ModelState, ...] = get_args(ModelState)
 
@@ -44,8 +44,7 @@ class _EnginePicture:
 
     def __init__(self, engine: Engine, names: ModelNames) -> None:
         served = [*engine.models, *engine.catalogue.leaving]
-        lanes = {model: model.lane_with_weights for model in served}
-        held = engine.lifecycle.fleet.survey(lane for lane in lanes.values() if lane is not None)
+        held = _survey(engine)
         self.survey: Survey = held
         self.models = [_seen(model, held, names) for model in served]
 
@@ -84,6 +83,16 @@ class _EnginePicture:
         """Something of the memory of each device."""
         for device, room in self.survey.rooms.items():
             yield getattr(room, what), {"device": device}
+
+
+def _survey(engine: Engine) -> Survey:
+    lanes = [model.lane_with_weights for model in (*engine.models, *engine.catalogue.leaving)]
+    return engine.lifecycle.fleet.survey(lane for lane in lanes if lane is not None)
+
+
+def waiting_texts(engine: Engine) -> int:
+    """Texts that wait for a batch, of all models. On any thread."""
+    return sum(held.waiting_texts for held in _survey(engine).holdings.values())
 
 
 def _seen(model: ServedModel, survey: Survey, names: ModelNames) -> _Model:

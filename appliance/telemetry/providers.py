@@ -26,7 +26,8 @@ from appliance.telemetry.exporting import metric_exporters, quieten, span_export
 from appliance.telemetry.gpu_observations import observe_gpus
 from appliance.telemetry.gpus import Gpus
 from appliance.telemetry.instruments import Instruments, ModelNames, views
-from appliance.telemetry.observations import observe_engine
+from appliance.telemetry.observations import observe_engine, waiting_texts
+from appliance.telemetry.tei_metrics import TeiMetrics
 from appliance.telemetry.tracing import SCOPE, Tracing
 
 __all__ = ["Providers"]
@@ -74,7 +75,8 @@ class Providers:
         self._tracers = [] if not traces_to else _start_tracers(resource, traces_to)
         names = ModelNames()
         meter = self._meters.get_meter(SCOPE, __version__)
-        self.instruments = Instruments(meter, names)
+        self._tei = TeiMetrics(lambda: waiting_texts(engine)) if settings.te_metrics else None
+        self.instruments = Instruments(meter, names, self._tei)
         self.tracing = Tracing(*self._tracers) if self._tracers else None
         observe_engine(meter, engine, names)
         found = gpus()
@@ -84,7 +86,8 @@ class Providers:
 
     def text(self) -> bytes:
         """All metrics as Prometheus reads them. Takes some milliseconds."""
-        return generate_latest(self._registry)
+        own = generate_latest(self._registry)
+        return own if self._tei is None else own + self._tei.text()
 
     def shutdown(self) -> None:
         """Send what was not sent yet. May take long where nobody listens."""

@@ -250,10 +250,17 @@ def test_a_clone_starts_by_the_command_that_is_told(
     assert shown["data_dir"] == str(tmp_path / "clone-data")
 
 
+@pytest.fixture(scope="module")
+def forgetful() -> Iterator[RunningServer]:
+    """A server that keeps nothing."""
+    with run_process() as running:
+        yield running
+
+
 def test_where_nothing_is_kept_nothing_is_saved(
-    real_server: RunningServer, open_page: Opener, watch: Watch
+    forgetful: RunningServer, open_page: Opener, watch: Watch
 ) -> None:
-    page = form(open_page, real_server)
+    page = form(open_page, forgetful)
     expect(page.locator("#settings-keeps")).to_contain_text("started without data_dir")
     setting(page, "drain_timeout_seconds").locator("input").fill("5")
     save = section(page, "Configuration").get_by_role("button", name="Save", exact=True)

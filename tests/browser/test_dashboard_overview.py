@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from appliance.engine.types import Batch
+from appliance.engine.jobs import Batch
 from appliance.settings import ModelSettings, Settings
 from tests.browser.conftest import Watch
 from tests.browser.dashboard import Opener, clipboard, expect, figure, state

@@ -89,6 +89,23 @@ def test_a_request_is_one_tree_of_spans(collector: Collector) -> None:
     assert resource["service.instance.id"] == session
 
 
+def test_sparse_vectors_are_told_of_as_others_are_but_for_a_length(collector: Collector) -> None:
+    load = loading(lambda _: FakeBackend(kind="sparse"))
+    with run_in_thread(settings(collector), load) as server:
+        until_ready(server)
+        answer = httpx.post(f"{server.url}/embed_sparse", json={"inputs": "one two"})
+        assert answer.status_code == 200
+        assert server.engine is not None
+        assert (server.engine.models[0].answered, server.engine.models[0].tokens) == (1, 4)
+    [work] = collector.named(f"embeddings {MODEL}")
+    told = attributes(work.attributes)
+    assert told["gen_ai.usage.input_tokens"] == 4
+    assert "gen_ai.embeddings.dimension.count" not in told
+    assert {stage.parent_span_id for name in STAGES for stage in collector.named(name)} == {
+        work.span_id
+    }
+
+
 def test_a_batch_names_the_requests_that_it_served(collector: Collector) -> None:
     with run_in_thread(settings(collector)) as server:
         until_ready(server)
