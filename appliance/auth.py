@@ -42,16 +42,20 @@ class Visit:
         door: The door.
         grant: What its key allows.
         quota: What its key has left, if there is a limit.
+
+    Attributes:
+        grant: What its key allows.
+        quota: What its key has left, if there is a limit.
     """
 
     def __init__(self, door: Door, grant: Grant, quota: Quota | None) -> None:
         self._door = door
-        self._grant = grant
+        self.grant = grant
         self.quota = quota
 
     def may_use(self, model: Collection[str]) -> bool:
         """Whether its key is good for a model that answers to these names."""
-        return self._grant.allows_model(model)
+        return self.grant.allows_model(model)
 
     def check_model(self, model: Collection[str]) -> None:
         """Refuse a model that its key is not good for.
@@ -90,7 +94,7 @@ class Visit:
         finally:
             if self.quota is not None:
                 self.quota.correct_tokens(spent.tokens - guess)
-            self._door.note(self._grant, tokens=spent.tokens)
+            self._door.note(self.grant, tokens=spent.tokens)
 
 
 class Guard:

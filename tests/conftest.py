@@ -132,9 +132,9 @@ def run_in_thread(
 
 
 @pytest.fixture(scope="session")
-def real_server() -> Iterator[RunningServer]:
+def real_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """The embedded model with its trained weights, in a process of its own."""
-    with run_process() as server:
+    with run_process("--data-dir", str(tmp_path_factory.mktemp("data"))) as server:
         yield server
 
 

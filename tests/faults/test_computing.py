@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from appliance.engine import service
+from appliance.engine import answering, service
 from appliance.engine.pooling import SegmentPooling
 from appliance.engine.tokenizer import ModelTokenizer
 from appliance.settings import EMBEDDED_PREFIX, ModelSettings, Settings
@@ -64,11 +64,11 @@ def break_pooling(patch: pytest.MonkeyPatch, error: BaseException) -> None:
 
 
 def break_scaling(patch: pytest.MonkeyPatch, error: BaseException) -> None:
-    patch.setattr(service, "finish_vectors", raising(error))
+    patch.setattr(answering, "finish_vectors", raising(error))
 
 
 def break_encoding(patch: pytest.MonkeyPatch, error: BaseException) -> None:
-    patch.setattr("compat.openai._render", raising(error))
+    patch.setattr("compat.openai.render", raising(error))
 
 
 @pytest.mark.parametrize("error", [ValueError(SECRET), MemoryError(SECRET), RecursionError(SECRET)])

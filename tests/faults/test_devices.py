@@ -13,7 +13,7 @@ import pytest
 
 from appliance.engine import service
 from appliance.engine.device import Device
-from appliance.engine.types import Batch
+from appliance.engine.jobs import Batch
 from appliance.errors import InternalError, ModelUnavailable
 from appliance.settings import ModelSettings, Settings
 from tests.api.management import Asked, add, assert_error, described, state_of

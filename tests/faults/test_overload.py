@@ -7,8 +7,8 @@ import httpx
 import numpy as np
 import pytest
 
+from appliance.engine.jobs import Batch
 from appliance.engine.lane import Lane
-from appliance.engine.types import Batch
 from appliance.settings import ModelSettings, Settings
 from tests.api.management import Asked
 from tests.conftest import RunningServer, run_in_thread
