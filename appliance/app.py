@@ -17,7 +17,7 @@ from litestar.types import ControllerRouterHandler, Message, Scope
 
 from appliance.access.door import Door, is_open
 from appliance.api.config import ConfigController
-from appliance.api.dashboard import DashboardController
+from appliance.api.dashboard import DashboardController, to_dashboard
 from appliance.api.docs import DocsController
 from appliance.api.logs import LogsController
 from appliance.api.metrics import MetricsController
@@ -28,6 +28,7 @@ from appliance.api.status import StatusController
 from appliance.api.system import SystemController
 from appliance.api.tokens import TokensController
 from appliance.auth import Guard, add_quota_headers
+from appliance.batches.service import Batches
 from appliance.configuration import Configuration
 from appliance.context import RequestContext
 from appliance.engine.service import Engine, Loader
@@ -51,14 +52,24 @@ from appliance.settings import Settings
 from appliance.telemetry.instance import Telemetry
 from appliance.telemetry.middleware import RequestTelemetry
 from appliance.telemetry.notes import note_error
+from compat import cohere_errors, ollama_errors
+from compat.cohere import CohereController
+from compat.ollama import OllamaController
 from compat.openai import OpenAIController
+from compat.openai_batches import BatchesController
 from compat.openai_errors import render_error
+from compat.openai_files import FilesController
+from compat.openai_rows import answering
+from compat.rerank import CohereRerankController, RerankController
+from compat.tei import errors as tei_errors
+from compat.tei.controller import TeiController
 
 __all__ = ["create_app"]
 
 logger = logging.getLogger(__name__)
 
 _DEPENDENCIES = (
+    "batches",
     "document",
     "door",
     "engine",
@@ -71,7 +82,16 @@ _DEPENDENCIES = (
 
 ErrorRenderer = Callable[[ApplianceError, Request[Any, Any, Any]], Response[Any]]
 
-_DIALECTS: tuple[tuple[type[Controller], ErrorRenderer], ...] = ((OpenAIController, render_error),)
+_DIALECTS: tuple[tuple[type[Controller], ErrorRenderer], ...] = (
+    (OpenAIController, render_error),
+    (TeiController, tei_errors.render_error),
+    (RerankController, render_error),
+    (CohereRerankController, cohere_errors.render_error),
+    (OllamaController, ollama_errors.render_error),
+    (CohereController, cohere_errors.render_error),
+    (BatchesController, render_error),
+    (FilesController, render_error),
+)
 """Routes, and how they tell of errors. What no dialect serves is answered as OpenAI's API does."""
 
 _EXPOSED_HEADERS = (
@@ -110,6 +130,7 @@ def create_app(
     kept = None if settings.data_dir is None else KeptModels(settings.data_dir)
     door = Door(settings)
     telemetry = Telemetry(settings)
+    batches = Batches(settings, door, answering)
 
     tail = tail or LogTail()
     recorder = Recorder(settings.data_dir, lambda: app.state.engine.catalogue.waiting_tokens)
@@ -123,11 +144,13 @@ def create_app(
         await engine.start()
         telemetry.start(engine)
         recorder.start()
+        batches.start(engine)
         if on_engine is not None:
             on_engine(engine)
         try:
             yield
         finally:
+            await batches.stop()
             await recorder.stop()
             await engine.stop()
             await door.stop()
@@ -164,10 +187,11 @@ def create_app(
         security=[] if settings.public_metrics else [{BEARER: ["admin"]}],
     )
     routes: list[ControllerRouterHandler] = [
+        *dialects,
+        to_dashboard,
         SystemController,
         DashboardController,
         DocsController,
-        *dialects,
         management,
         metrics,
     ]
@@ -183,6 +207,7 @@ def create_app(
         openapi_config=None,  # see Document
         logging_config=None,
     )
+    app.state.batches = batches
     app.state.door = door
     app.state.recorder = recorder
     app.state.tail = tail

@@ -15,6 +15,7 @@ from litestar.exceptions import InternalServerException
 from appliance.errors import (
     ClientLeft,
     InvalidRequest,
+    MalformedBody,
     PayloadTooLarge,
     RequestTimeout,
     UnsupportedMediaType,
@@ -111,6 +112,7 @@ def parse_body(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
     different ones.
 
     Raises:
+        MalformedBody: It is no JSON.
         InvalidRequest: Naming the field and what it may be.
     """
     try:
@@ -127,8 +129,8 @@ def parse_body(body: bytes, decoder: msgspec.json.Decoder[Body]) -> Body:
     return parsed
 
 
-def _unparsed(reason: str, hint: str = "") -> InvalidRequest:
-    return InvalidRequest(f"We could not parse the JSON body of your request ({reason}).{hint}")
+def _unparsed(reason: str, hint: str = "") -> MalformedBody:
+    return MalformedBody(f"We could not parse the JSON body of your request ({reason}).{hint}")
 
 
 def _hint(body: bytes) -> str:

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 _HEADER = b"x-request-id"
-_WATCHING = ("/api/", "/dashboard", "/health", "/metrics", "/ready")
+_WATCHING = ("/api/", "/dashboard", "/health", "/metrics", "/ping", "/ready")
 """Paths that are asked for again and again by those who watch; the log would be full of it."""
 
 MOST_PATH_CHARACTERS = 200

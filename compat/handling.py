@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from dataclasses import dataclass
+from inspect import iscoroutine
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
@@ -16,6 +17,8 @@ from appliance.context import while_connected
 from appliance.engine.inputs import Inputs
 from appliance.engine.served import ServedModel
 from appliance.engine.service import Engine
+from appliance.engine.types import Timings
+from appliance.telemetry.notes import note_inputs, note_whole
 
 __all__ = ["Asked", "admit", "model_name", "read_request", "work_on"]
 
@@ -28,6 +31,10 @@ class Counted(Protocol):
     @property
     def tokens(self) -> int:
         """Tokens that the model saw."""
+
+    @property
+    def timings(self) -> Timings:
+        """Where the time went."""
 
 
 Answer = TypeVar("Answer", bound=Counted)
@@ -105,7 +112,13 @@ async def work_on(
         TokensExceeded: The key's quota does not have as many.
         ClientLeft: The connection was closed first.
     """
-    with visit.spending(lambda: inputs.estimated_tokens) as spent:
-        answer = await while_connected(request.receive, work)
-        spent.tokens = answer.tokens
+    note_inputs(len(inputs.items), single=inputs.single)
+    try:
+        with visit.spending(lambda: inputs.estimated_tokens) as spent:
+            answer = await while_connected(request.receive, work)
+            spent.tokens = answer.tokens
+        note_whole(answer.tokens, answer.timings)
+    finally:
+        if iscoroutine(work):
+            work.close()  # else Python complains of work that was never begun
     return answer

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import msgspec
@@ -21,11 +20,11 @@ from appliance.errors import (
     RequestTooManyTokens,
     TokensExceeded,
     TooManyAttempts,
-    Unauthenticated,
     UnknownKey,
 )
+from compat.refusing import refusal_headers
 
-__all__ = ["openai_headers", "render_error"]
+__all__ = ["ErrorResponse", "error_response", "openai_headers", "render_error"]
 
 
 class ErrorBody(msgspec.Struct):
@@ -76,8 +75,8 @@ _TYPES: tuple[tuple[type[ApplianceError], str, str | None], ...] = (
 )
 
 
-def render_error(error: ApplianceError, request: Request[Any, Any, Any]) -> Response[ErrorResponse]:
-    """Write an error as OpenAI's service would.
+def error_response(error: ApplianceError) -> ErrorResponse:
+    """Write an error's body as OpenAI's service would.
 
     Table of statuses, types and codes: seen in the wild, see the README's page on errors.
     """
@@ -85,11 +84,10 @@ def render_error(error: ApplianceError, request: Request[Any, Any, Any]) -> Resp
         ((kind, code) for cls, kind, code in _TYPES if isinstance(error, cls)),
         ("invalid_request_error" if error.status < 500 else "server_error", None),
     )
-    headers = openai_headers(request)
-    if isinstance(error, Unauthenticated):
-        headers["www-authenticate"] = "Bearer"
-    if error.retry_after is not None:
-        headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
-        headers["retry-after-ms"] = str(math.ceil(error.retry_after * 1000))
-    body = ErrorBody(error.message, kind, error.param, code)
-    return Response(ErrorResponse(body), status_code=error.status, headers=headers)
+    return ErrorResponse(ErrorBody(error.message, kind, error.param, code))
+
+
+def render_error(error: ApplianceError, request: Request[Any, Any, Any]) -> Response[ErrorResponse]:
+    """Write an error as OpenAI's service would."""
+    headers = openai_headers(request) | refusal_headers(error)
+    return Response(error_response(error), status_code=error.status, headers=headers)

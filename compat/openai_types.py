@@ -39,7 +39,15 @@ Many = Annotated[
     list[Text | TokenId | TokenIdList],
     _also(minItems=1, anyOf=[{"items": {"type": kind}} for kind in ("string", "integer", "array")]),
 ]
+OutputType = Literal["dense", "sparse"]
 Seconds = Annotated[float, _also(anyOf=[{"const": -1}, {"minimum": 0}])]
+
+
+_SPARSE_VALUE = {
+    "type": "object",
+    "properties": {"index": {"type": "integer"}, "value": {"type": "number"}},
+    "required": ["index", "value"],
+}
 
 
 class EmbeddingRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -63,6 +71,8 @@ class EmbeddingRequest(msgspec.Struct, forbid_unknown_fields=True):
         prompt: Put before each text. Excludes ``prompt_name`` and ``input_type``.
         prompt_name: The model's prompt of this name is put before each text.
         input_type: The model's prompt for this kind of text, if it has one, is put before each.
+        output_type: ``sparse``: the words of the model's vocabulary that count, in place of a
+            vector; only of models that have them. ``dense``, the default: a vector.
         keep_alive: Seconds that the model stays loaded after its last request, until one says
             otherwise; -1: for ever.
         priority: Whether the request goes before others for the model; ``normal`` by default. While
@@ -82,6 +92,7 @@ class EmbeddingRequest(msgspec.Struct, forbid_unknown_fields=True):
     prompt: str | None = None
     prompt_name: str | None = None
     input_type: InputType | None = None
+    output_type: OutputType | None = None
     keep_alive: Seconds | None = None
     # A word, since servers with numbers do not agree on which end comes first.
     priority: Priority | None = None
@@ -92,13 +103,18 @@ class EmbeddingObject(msgspec.Struct):
 
     Attributes:
         index: Position of its text in ``input``.
-        embedding: Numbers; in ``base64``, their bytes.
+        embedding: Numbers; in ``base64``, their bytes. Of a sparse one an empty list.
+        sparse_embedding: Ids of words, ascending, with values above zero; only where
+            ``output_type`` is ``sparse``.
     """
 
     index: int
     # As compat.rendering gives it.
     embedding: memoryview | Annotated[msgspec.Raw, _also(type="array", items={"type": "number"})]
     object: Literal["embedding"] = "embedding"
+    sparse_embedding: (
+        Annotated[msgspec.Raw, _also(type="array", items=_SPARSE_VALUE)] | msgspec.UnsetType
+    ) = msgspec.UNSET
 
 
 class Usage(msgspec.Struct):

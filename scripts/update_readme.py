@@ -2,7 +2,7 @@
 """Write the parts of the README that are generated.
 
 python scripts/update_readme.py [--benchmark TABLE.md --picture PLOT.png] [--families TABLE.md]
-    [--check]
+    [--clients TABLE.md] [--check]
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from appliance.settings_reference import describe_settings
+from appliance.tei_variables import describe_tei_variables
 
 README = Path(__file__).parent.parent / "README.md"
 PICTURE = Path(__file__).parent / "bench.png"
@@ -42,13 +43,15 @@ def main() -> int:
     parser.add_argument("--benchmark", type=Path, help="table that scripts/bench.py wrote")
     parser.add_argument("--picture", type=Path, help="plot of the same run, shown above the table")
     parser.add_argument("--families", type=Path, help="table that scripts/family_table.py wrote")
+    parser.add_argument("--clients", type=Path, help="table that scripts/client_table.py wrote")
     parser.add_argument("--check", action="store_true", help="change nothing; 1 if it is stale")
     arguments = parser.parse_args()
     if arguments.picture and not arguments.benchmark:
         parser.error("--picture goes with --benchmark: both come from one run")
     before = README.read_text(encoding="utf-8")
     after = replace_part(before, "settings", describe_settings())
-    for part in ("benchmark", "families"):
+    after = replace_part(after, "variables of TEI", describe_tei_variables())
+    for part in ("benchmark", "families", "clients"):
         if path := getattr(arguments, part):
             table = path.read_text(encoding="utf-8")
             if part == "benchmark" and arguments.picture:

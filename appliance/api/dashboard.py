@@ -24,7 +24,7 @@ from appliance.assets import Asset, send_asset
 from appliance.engine.service import Engine
 from appliance.errors import RouteNotFound
 
-__all__ = ["DashboardController", "page_policy"]
+__all__ = ["DashboardController", "page_policy", "to_dashboard"]
 
 FOLDER = Path(__file__).parents[1] / "dashboard"
 PLOTLY = "plotly.min.js"
@@ -38,15 +38,17 @@ _READ = (HttpMethod.GET, HttpMethod.HEAD)
 _loading = threading.Lock()
 
 
+# By itself, as the framework lets no two controllers share a path, and a dialect has this one too.
+@route("/", http_method=_READ, sync_to_thread=False, include_in_schema=False)
+def to_dashboard() -> Response[bytes]:
+    """For who types the address alone."""
+    return Response(b"", status_code=307, headers={"location": "dashboard"})
+
+
 class DashboardController(Controller):
     """The pages and what they consist of."""
 
     include_in_schema = False
-
-    @route("/", http_method=_READ, sync_to_thread=False)
-    def root(self) -> Response[bytes]:
-        """For who types the address alone."""
-        return Response(b"", status_code=307, headers={"location": "dashboard"})
 
     @route("/dashboard", http_method=_READ)
     async def page(self, request: Request[Any, Any, Any]) -> Response[bytes]:

@@ -8,9 +8,11 @@ from typing import Literal
 import msgspec
 from litestar import Controller, HttpMethod, Response, route
 from litestar.di import NamedDependency
+from litestar.params import FromPath
 
 from appliance.engine.served import ModelState
 from appliance.engine.service import Engine
+from appliance.errors import ModelNotFound
 from appliance.openapi.operations import operation
 
 __all__ = ["SystemController"]
@@ -62,6 +64,38 @@ class SystemController(Controller):
         died and was not replaced yet.
         """
         return _answer(engine, engine.status)
+
+    @route(
+        "/ping",
+        http_method=_READ,
+        sync_to_thread=False,
+        operation_class=operation(answers={200: None, 503: None}),
+    )
+    def ping(self, engine: NamedDependency[Engine]) -> Response[bytes]:
+        """Tell whether models answer, by the status alone."""
+        return Response(b"", status_code=200 if engine.status == "ok" else 503)
+
+    @route(
+        ["/{name:str}/health", "/{owner:str}/{name:str}/health"],
+        http_method=_READ,
+        sync_to_thread=False,
+        operation_class=operation(ModelNotFound, answers={200: ModelHealth, 503: ModelHealth}),
+    )
+    def model_health(
+        self,
+        engine: NamedDependency[Engine],
+        name: FromPath[str],
+        owner: FromPath[str | None] = None,
+    ) -> Response[ModelHealth]:
+        """Tell whether one model answers, be it after it was loaded for a request."""
+        model = engine.model(name if owner is None else f"{owner}/{name}")
+        failed = bool(engine.fault) or model.state == "failed"
+        loads_first = model.state == "loading" and not model.was_tried
+        return Response(
+            ModelHealth(model.name, model.state, model.reason or engine.fault),
+            status_code=503 if failed or loads_first else 200,
+            headers={"retry-after": "1"} if loads_first else {},
+        )
 
     @route("/ready", http_method=_READ, sync_to_thread=False, operation_class=_answers)
     def ready(self, engine: NamedDependency[Engine]) -> Response[Health]:

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from appliance.engine.backend import Room
-from appliance.engine.types import Batch
+from appliance.engine.jobs import Batch
 from appliance.settings import ModelSettings, Settings
 from tests.conftest import RunningServer, run_in_thread
 from tests.fakes import FakeBackend, FakePrepared, load_fake, loading
@@ -345,7 +345,7 @@ def test_an_unforeseen_fault_has_the_same_shape(monkeypatch: pytest.MonkeyPatch)
     def fail(*_: object) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr("compat.openai._render", fail)
+    monkeypatch.setattr("compat.openai.render", fail)
     with run_in_thread() as server:
         response = server.embed(model=MODEL, input="a")
         assert "secret" not in assert_error(response, 500, kind="server_error")

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 from appliance.engine.calibration import read_calibration
-from appliance.engine.types import Batch, FloatMatrix, OutputDtype
+from appliance.engine.jobs import Batch
+from appliance.engine.types import FloatMatrix, OutputDtype
 from appliance.engine.vectors import finish_vectors, ranges_of
 from appliance.settings import ModelSettings, Settings
 from tests.conftest import RunningServer, run_in_thread
