@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the clients that people use get along with a server of OpenAI's embeddings API.
+"""Whether the clients that people use get along with a server of embeddings.
 
-The server is any, told by its base URL; nothing of ours is needed to run it or to test it::
+They are those of OpenAI's API, and of TEI's, Ollama's and Cohere's where the server speaks it. It
+may be any server, told by its base URL; nothing of ours is needed to run it or to test it::
 
     python -m compat.conformance --base-url http://127.0.0.1:8080/v1
 

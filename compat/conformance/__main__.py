@@ -17,6 +17,7 @@ from compat.conformance.environment import quiet_environment
 from compat.conformance.registry import Case, Group
 from compat.conformance.runner import report, run_cases, summarise
 from compat.conformance.selection import select_cases
+from compat.conformance.table import markdown_table
 from compat.conformance.target import LEAST_COSINE, Target
 
 __all__ = ["main"]
@@ -37,8 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     groups = [Group(name) for name in options.group or Group]
-    if not options.api_key and not options.list:
-        groups = [group for group in groups if group is not Group.AUTH]
+    if not options.list:
+        needs = {Group.AUTH: options.api_key, Group.RERANK: options.rerank_model}
+        groups = [group for group in groups if needs.get(group, True)]
     cases = select_cases(options.only, groups)
     if not cases:
         parser.error("no case is left by --only and --group; see --list")
@@ -47,26 +49,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if not options.base_url:
         parser.error("--base-url is needed")
-    with (
-        quiet_environment(),
-        Target(options.base_url, options.model, options.api_key, options.cosine) as target,
-    ):
-        return _run(cases, target, strict=options.strict, json_file=options.json)
+    target = Target(
+        options.base_url, options.model, options.api_key, options.cosine, options.rerank_model
+    )
+    with quiet_environment(), target:
+        return _run(cases, target, options)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m compat.conformance",
-        description="Try the clients of OpenAI's embeddings API against a server.",
+        description="Try the clients of embeddings APIs against a server.",
     )
     add = parser.add_argument
     add("--base-url", metavar="URL", help="where the server is, with or without /v1")
     add("--model", metavar="NAME", help="model to ask for; unset: the first one listed")
     add("--api-key", metavar="KEY", help="bearer key; with one, the group 'auth' runs too")
+    add("--rerank-model", metavar="NAME", help="with one, the group 'rerank' runs too")
     add("--only", metavar="GLOB", action="append", default=[], help="such as 'langchain/*'")
     add("--group", action="append", choices=[*Group], help="may be repeated; unset: all groups")
     add("--strict", action="store_true", help="a skipped case fails the run")
     add("--json", metavar="FILE", type=Path, help="write every result to this file as well")
+    add("--markdown", metavar="FILE", type=Path, help="write a table of the clients to this file")
     add("--list", action="store_true", help="print the cases, and run none")
     add(
         "--cosine",
@@ -84,7 +88,7 @@ def _print_list(cases: Sequence[Case]) -> None:
         print(f"{case.id.ljust(width)}  {case.group.ljust(len(Group.EXTENSION))}  {case.about}")
 
 
-def _run(cases: Sequence[Case], target: Target, *, strict: bool, json_file: Path | None) -> int:
+def _run(cases: Sequence[Case], target: Target, options: argparse.Namespace) -> int:
     try:
         print(f"{target.base_url}, model {target.model}\n")
     except (httpx.TransportError, httpx.InvalidURL, Mismatch) as error:
@@ -95,9 +99,11 @@ def _run(cases: Sequence[Case], target: Target, *, strict: bool, json_file: Path
     counts = summarise(outcomes)
     told = ", ".join(f"{count} {result}" for result, count in counts.items())
     print(f"\n{told} in {time.perf_counter() - started:.1f} s")
-    if json_file is not None:
-        json_file.write_text(json.dumps(report(outcomes, target), indent=2) + "\n")
-    failed = counts["failed"] > 0 or (strict and counts["skipped"] > 0)
+    if options.json is not None:
+        options.json.write_text(json.dumps(report(outcomes, target), indent=2) + "\n")
+    if options.markdown is not None:
+        options.markdown.write_text(markdown_table(outcomes))
+    failed = counts["failed"] > 0 or (options.strict and counts["skipped"] > 0)
     return EXIT_FAILED if failed else 0
 
 

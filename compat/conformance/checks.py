@@ -23,6 +23,7 @@ __all__ = [
     "expect_raises",
     "expect_raises_async",
     "expect_same",
+    "expect_scores",
     "expect_steps",
     "expect_unit_length",
     "read_json",
@@ -34,6 +35,8 @@ Vectors = NDArray[np.float64]
 Raised = TypeVar("Raised", bound=Exception)
 
 NORM_TOLERANCE = 1e-3
+
+SCORE_TOLERANCE = 1e-3
 
 STEP_TOLERANCE = 1
 """Steps that a small number may be off when its text is embedded again, in other company."""
@@ -100,6 +103,17 @@ def expect_same(
         bool(np.allclose(here_norms, there_norms, rtol=NORM_TOLERANCE, atol=0)),
         f"{what} has the right direction, but another length",
     )
+
+
+def expect_scores(actual: Sequence[float], wanted: Sequence[float]) -> None:
+    """Fail the case unless scores are those that are wanted, save for rounding.
+
+    Raises:
+        Mismatch: They are not.
+    """
+    expect_equal("number of scores", len(actual), len(wanted))
+    off = float(np.abs(np.subtract(actual, wanted)).max())
+    expect(off <= SCORE_TOLERANCE, f"a score is off by {off:.5f}")
 
 
 def expect_steps(actual: Vectors, wanted: Vectors, what: str) -> None:

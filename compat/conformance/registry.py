@@ -29,6 +29,18 @@ class Group(StrEnum):
     AUTH = "auth"
     """Bearer keys; needs one that the server knows."""
 
+    TEI = "tei"
+    """The routes of Hugging Face's text-embeddings-inference."""
+
+    OLLAMA = "ollama"
+    """Ollama's routes for embeddings."""
+
+    COHERE = "cohere"
+    """Cohere's routes for embeddings."""
+
+    RERANK = "rerank"
+    """Routes that sort texts by a question; needs the name of a model that does."""
+
 
 class NotInstalled(Exception):
     """The client is not at hand. The message is the command that installs it."""
@@ -103,12 +115,16 @@ class Client:
         cases: What is expected of the server on its behalf.
         installed: Tells whether it is at hand.
         install: The command that installs it.
+        calls: What of it the cases call, for a table.
+        version: The package that it is and its version, for a table.
     """
 
     name: str
     cases: Sequence[Case]
     installed: Callable[[], bool]
     install: str
+    calls: str
+    version: Callable[[], str]
 
     def placeholder(self) -> Case:
         """The one case that stands for all while the client is not installed."""

@@ -12,12 +12,15 @@ from enum import StrEnum
 from typing import Any, TextIO
 
 from compat.conformance.checks import Mismatch, NotOffered
-from compat.conformance.registry import Case, NotInstalled
+from compat.conformance.registry import Case, Group, NotInstalled
 from compat.conformance.target import Target
 
 __all__ = ["Outcome", "Result", "report", "run_case", "run_cases", "summarise"]
 
 DETAIL_WIDTH = 240
+
+# A route of each dialect that answers GET, if only to say that it wants POST.
+_ROUTES = {Group.TEI: "/info", Group.OLLAMA: "/api/tags", Group.COHERE: "/v2/embed"}
 
 
 class Result(StrEnum):
@@ -53,6 +56,7 @@ def run_case(case: Case, target: Target) -> Outcome:
 
 def _run(case: Case, target: Target) -> tuple[Result, str]:
     try:
+        _expect_dialect(case.group, target)
         pending = case.check(target)
         if inspect.iscoroutine(pending):
             asyncio.run(pending)
@@ -65,6 +69,12 @@ def _run(case: Case, target: Target) -> tuple[Result, str]:
     except Exception as error:  # a client may raise anything
         return Result.FAILED, f"{type(error).__name__}: {error}"
     return Result.PASSED, ""
+
+
+def _expect_dialect(group: Group, target: Target) -> None:
+    route = _ROUTES.get(group)
+    if route and not target.offers(route):
+        raise NotOffered(f"the server has no {route}")
 
 
 def run_cases(cases: Sequence[Case], target: Target, output: TextIO) -> list[Outcome]:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-__all__ = ["TEXTS", "TEXTS_AS_IDS", "UNKNOWN_MODEL", "numbered"]
+__all__ = ["QUESTION", "TEXTS", "TEXTS_AS_IDS", "UNKNOWN_MODEL", "numbered"]
 
 UNKNOWN_MODEL = "no-such-model"
+
+QUESTION = "What makes dough grow?"
 
 TEXTS = [
     "The harbour lies quiet before the storm.",

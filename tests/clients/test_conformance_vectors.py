@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No client of the matrix is content with wrong vectors, whatever its dialect."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from compat.conformance import (
+    Case,
+    Group,
+    Result,
+    Target,
+    quiet_environment,
+    run_case,
+    select_cases,
+)
+from tests.conftest import RunningServer
+
+Edit = Callable[[Any], Any]
+
+# Bare HTTP is what the rest is compared with. Those for JavaScript compare by themselves.
+APART = ("http", "node", "langchain-js", "langchain-js-ollama")
+# These look at something else than vectors.
+NO_VECTORS = (
+    "chroma/collection",
+    "huggingface-hub/too-many-dimensions",
+    "langchain/token-ids-are-sent",
+    "litellm/empty-text",
+    "litellm/too-long-text",
+    "ollama/list-models",
+    "ollama/ps",
+    "openai/dimensions",
+    "openai/dimensions-out-of-range",
+    "openai/models-list",
+    "openai/models-retrieve",
+    "openai/request-id",
+    "openai/too-long-text",
+    "openai-async/empty-text",
+    "openai-async/models",
+    "openai-async/request-id",
+)
+DIALECTS = [Group.OPENAI, Group.TEI, Group.OLLAMA, Group.COHERE]
+CASES = [
+    case
+    for case in select_cases(groups=DIALECTS)
+    if case.client not in APART and case.id not in NO_VECTORS and case.name != "unknown-model"
+]
+OF_MANY = select_cases(
+    [
+        "chroma/*-function",
+        "chroma/huggingface-server",
+        "cohere/embed",
+        "cohere/older-client",
+        "haystack/document-embedder",
+        "huggingface-hub/*-of-many",
+        "langchain*/embed-documents",
+        "litellm/embedding",
+        "llama-index*/batch",
+        "ollama/embed",
+        "openai/list-of-texts",
+    ],
+    DIALECTS,
+)
+OF_MANY = [case for case in OF_MANY if case.client not in APART]
+
+
+def turned_round(content: Any) -> Any:
+    """Each number of a vector is of the other sign."""
+    if isinstance(content, dict):
+        return {key: turned_round(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [turned_round(value) for value in content]
+    if isinstance(content, float):
+        return -content
+    if isinstance(content, str) and content.endswith("="):
+        vector = np.frombuffer(base64.b64decode(content), "<f4")
+        return base64.b64encode((-vector).tobytes()).decode()
+    return content
+
+
+def in_other_order(content: Any) -> Any:
+    """The first vector comes last; what else an answer says stays."""
+    if isinstance(content, list):
+        return [*content[1:], *content[:1]] if isinstance(content[0], list) else content
+    if "data" in content and "embedding" in content["data"][0]:
+        rows = content["data"]
+        for row, vector in zip(rows, in_other_order([[r["embedding"]] for r in rows]), strict=True):
+            (row["embedding"],) = vector
+    elif isinstance(found := content.get("embeddings"), dict):
+        content["embeddings"] = {kind: in_other_order(rows) for kind, rows in found.items()}
+    elif found:
+        content["embeddings"] = in_other_order(found)
+    return content
+
+
+class Proxy(ThreadingHTTPServer):
+    request_queue_size = 128  # some cases call many times at once
+
+
+@contextmanager
+def standing_before(server: RunningServer, edit: Edit) -> Iterator[str]:
+    """A server that answers as another does, but for an edit of what is well."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            size = int(self.headers.get("content-length") or 0)
+            answer = behind.request(
+                self.command,
+                self.path,
+                content=self.rfile.read(size),
+                headers={"content-type": "application/json"},
+            )
+            content = json.dumps(edit(answer.json()) if answer.is_success else answer.json())
+            self.send_response(answer.status_code)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content.encode())
+
+        do_POST = do_GET  # noqa: N815  # so http.server wants it
+
+    with (
+        httpx.Client(base_url=server.url) as behind,
+        Proxy(("127.0.0.1", 0), Handler) as proxy,
+    ):
+        thread = threading.Thread(target=proxy.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{proxy.server_port}"
+        finally:
+            proxy.shutdown()
+            thread.join(30)
+
+
+@contextmanager
+def edited(server: RunningServer, edit: Edit) -> Iterator[Target]:
+    """Clients get what is edited, and the comparison what is not."""
+    with (
+        standing_before(server, edit) as url,
+        quiet_environment(),
+        Target(url, "fake/model") as target,
+    ):
+        target.http = httpx.Client(base_url=f"{server.url}/v1")
+        yield target
+
+
+@pytest.fixture(scope="module")
+def turned(fake_server: RunningServer) -> Iterator[Target]:
+    with edited(fake_server, turned_round) as target:
+        yield target
+
+
+@pytest.fixture(scope="module")
+def mixed_up(fake_server: RunningServer) -> Iterator[Target]:
+    with edited(fake_server, in_other_order) as target:
+        yield target
+
+
+@pytest.fixture(scope="module")
+def unchanged(fake_server: RunningServer) -> Iterator[Target]:
+    with edited(fake_server, lambda content: content) as target:
+        yield target
+
+
+def test_there_are_cases_of_every_client() -> None:
+    clients = {case.client for case in select_cases(groups=DIALECTS)} - {*APART}
+    assert {case.client for case in CASES} == clients
+    assert {case.client for case in OF_MANY} == clients - {"openai-async"}
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
+def test_vectors_that_are_turned_round(case: Case, turned: Target, unchanged: Target) -> None:
+    expect_seen(case, turned, unchanged)
+
+
+@pytest.mark.parametrize("case", OF_MANY, ids=[case.id for case in OF_MANY])
+def test_vectors_in_another_order(case: Case, mixed_up: Target, unchanged: Target) -> None:
+    expect_seen(case, mixed_up, unchanged)
+
+
+def expect_seen(case: Case, faulty: Target, sound: Target) -> None:
+    assert run_case(case, sound).result is Result.PASSED
+    outcome = run_case(case, faulty)
+    assert outcome.result is Result.FAILED, "the fault was not seen"
+    assert "cosine" in outcome.detail or "score" in outcome.detail, outcome.detail
