@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from appliance.errors import StoreUnavailable
 
-__all__ = ["Database", "Schema", "database_file"]
+__all__ = ["Database", "Schema"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +40,6 @@ MIGRATION_SECONDS = 60
 
 _MIGRATION_LOCK = 0x656D6265
 """Key of the advisory lock under which one of several replicas migrates; any number does."""
-
-
-def database_file(folder: Path) -> Path:
-    """The SQLite file, given the setting ``data_dir``."""
-    return folder.expanduser() / "appliance.db"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,10 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
+from appliance.database_file import holds_tokens
 from appliance.faults import Fault, SettingsFault
 from appliance.settings_sources import Values
 from appliance.tei_variables import MODEL_ID, TEI_VARIABLES, tei_variable
@@ -62,9 +64,11 @@ class TeiStart:
         """
         if not self.values:
             return {}
-        said = {name for values in (self.values, *others) for name in values}
-        is_open = said.isdisjoint(_SETTLE_AUTH)
-        return {**_DEFAULTS, "auth": "none"} if is_open else _DEFAULTS
+        sources = (self.values, *others)
+        is_settled = any(name in values for values in sources for name in _SETTLE_AUTH)
+        if is_settled or any(_has_tokens(values.get("data_dir")) for values in sources):
+            return _DEFAULTS
+        return {**_DEFAULTS, "auth": "none"}
 
     def rename(self, fault: Fault, above: Iterable[Values]) -> Fault:
         """Have a fault name the variable or flag that it comes from, if it does.
@@ -206,3 +210,8 @@ def _says(values: Values, path: str) -> bool:
             return False
         found = found[part]
     return True
+
+
+def _has_tokens(data_dir: object) -> bool:
+    """Whether who ran this instance before gave out tokens; then its door is not to be open."""
+    return isinstance(data_dir, str | Path) and holds_tokens(Path(data_dir))

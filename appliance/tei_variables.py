@@ -100,7 +100,7 @@ TEI_VARIABLES: tuple[TeiVariable, ...] = (
         "API_KEY",
         "api_keys",
         "Unset: no key is asked for (`auth` is `none`), unless `auth`, `api_keys` or"
-        " `database_url` is set.",
+        " `database_url` is set, or `data_dir` holds tokens.",
         convert=lambda value: [value],
     ),
     TeiVariable(

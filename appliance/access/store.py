@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from appliance.access.grants import Grant, Token, TokenRequest, digest_of, new_secret, shown_part
 from appliance.access.schema import metadata, tokens
 from appliance.access.usage import Used
-from appliance.database import Database, Schema, database_file
+from appliance.database import Database, Schema
+from appliance.database_file import database_file
 from appliance.settings import Settings
 
 __all__ = ["SCHEMA", "TokenStore"]

@@ -26,7 +26,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from appliance.access.grants import Grant
 from appliance.batches.records import OPEN_STATUSES, Batch, Page, Status, StoredFile
 from appliance.batches.schema import batches, files, metadata
-from appliance.database import Database, Schema, database_file
+from appliance.database import Database, Schema
+from appliance.database_file import database_file
 from appliance.errors import Conflict
 from appliance.settings import Settings
 

@@ -16,7 +16,8 @@ import msgspec
 from sqlalchemy import delete, or_, select
 from sqlalchemy.dialects.sqlite import insert
 
-from appliance.database import Database, Schema, database_file
+from appliance.database import Database, Schema
+from appliance.database_file import database_file
 from appliance.series.history import FINE_STEP, HOUR, LONGEST_WINDOW, MINUTE, History, Row
 from appliance.series.schema import metadata, points
 

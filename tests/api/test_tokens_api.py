@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from appliance.database import database_file
+from appliance.database_file import database_file
 from appliance.settings import Settings
 from tests.api.access import KEY, ask, create, embed, guarded, secret
 from tests.api.management import assert_error, eventually

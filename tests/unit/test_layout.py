@@ -176,7 +176,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("appliance.persistence",),
     ("appliance.configuration",),
     ("appliance.tei_start",),
-    ("appliance.tei_variables",),
+    ("appliance.database_file", "appliance.tei_variables"),
     ("appliance.settings_sources",),
     ("appliance.faults", "appliance.logs", "appliance.settings_reference"),
     ("appliance.settings",),

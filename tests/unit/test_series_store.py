@@ -16,7 +16,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
 from appliance.access.store import TokenStore
-from appliance.database import database_file
+from appliance.database_file import database_file
 from appliance.errors import StoreUnavailable
 from appliance.series.histogram import BUCKETS
 from appliance.series.history import FINE_STEP, HOUR, History

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import redirect_stdout
+import sqlite3
+from contextlib import closing, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pydantic import SecretStr
 
 from appliance.cli import main
 from appliance.configuration import Configuration, load_settings, read_configuration
+from appliance.database_file import database_file
 from appliance.exporting import export_settings
 from appliance.faults import SettingsFault
 from appliance.tei_variables import TEI_VARIABLES, describe_tei_variables
@@ -186,6 +188,30 @@ def test_the_door_is_open_only_where_nothing_is_said_of_it(
     said = {"APPLIANCE_DATABASE_URL": "postgresql://db/a", "APPLIANCE_AUTH": "auto"}
     monkeypatch.setenv(variable, said.get(variable, "secret"))
     assert load_settings().auth == "auto"
+
+
+@pytest.mark.parametrize(
+    ("kept", "auth"),
+    [
+        ("CREATE TABLE points (step)", "none"),
+        ("CREATE TABLE tokens (id)", "none"),
+        ("CREATE TABLE tokens AS SELECT 1 AS id", "auto"),
+        (None, "auto"),  # what cannot be read may hold tokens
+    ],
+)
+def test_the_door_is_not_open_where_tokens_were_made(
+    kept: str | None, auth: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODEL_ID", MODEL)
+    monkeypatch.setenv("APPLIANCE_DATA_DIR", str(tmp_path))
+    assert load_settings().auth == "none"
+    if kept is None:
+        database_file(tmp_path).write_bytes(b"no database" * 100)
+    else:
+        with closing(sqlite3.connect(database_file(tmp_path))) as connection:
+            connection.execute(kept)
+            connection.commit()
+    assert load_settings().auth == auth
 
 
 def test_its_defaults_do_not_beat_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from appliance.access.grants import Grant, Token, TokenRequest, digest_of
 from appliance.access.schema import metadata
 from appliance.access.store import TokenStore
 from appliance.access.usage import UsageLog, Used
-from appliance.database import database_file
+from appliance.database_file import database_file
 from appliance.errors import StoreUnavailable
 from appliance.settings import Settings
 from tests.postgresql import PostgreSQL, make_postgresql
