@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -40,13 +41,18 @@ class OwnServer:
 
 @contextmanager
 def serve(
-    models: Sequence[Mapping[str, Any]], *, log: Path | None = None, **settings: Any
+    models: Sequence[Mapping[str, Any]],
+    *,
+    log: Path | None = None,
+    may_be_killed: bool = False,
+    **settings: Any,
 ) -> Iterator[OwnServer]:
     """A server of its own, once it is healthy; stopped at the end, which must go well.
 
     Args:
         models: What to serve, with the settings of each.
         log: File for its log. Unset: none is kept.
+        may_be_killed: Whether SIGKILL is an end like any other.
         settings: The instance's further settings.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -60,7 +66,8 @@ def serve(
             yield OwnServer(_wait_until_healthy(process, log), process.pid)
         finally:
             process.terminate()
-            if code := process.wait(STOP_SECONDS):
+            code = process.wait(STOP_SECONDS)
+            if code and not (may_be_killed and code == -signal.SIGKILL):
                 raise SystemExit(f"the server ended with {code}:\n{log.read_text()[-4000:]}")
 
 
