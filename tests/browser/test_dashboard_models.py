@@ -156,7 +156,7 @@ def test_names_are_text_whatever_they_look_like(
         page.locator("#example-model").select_option(name)
         expect(page.locator("#example-code")).to_contain_text(name)
         expect(page.locator("#example-prompt")).to_contain_text("<i>x</i>")
-        section(page, "Configuration").get_by_text("Models", exact=True).click()
+        section(page, "Configuration").locator("[data-title=Models] > summary").click()
         expect(page.locator(".model-card").nth(1)).to_contain_text(name)
         press(page, "Remove", name)
         expect(page.get_by_role("dialog")).to_contain_text(f"Remove {name}?")
