@@ -22,4 +22,5 @@ fi
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
 "$VENV/bin/mypy"
-"$VENV/bin/python" -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"
+# One more than there are cores: many tests wait for a server to start or a batch to end.
+"$VENV/bin/python" -m pytest --numprocesses "$(($(nproc) + 1))" --maxprocesses 4 --dist loadfile "$@"
