@@ -89,7 +89,7 @@ def test_run_it(real_server: RunningServer, open_page: Opener) -> None:
     values = answer["data"][0]["embedding"]
     expect(result).to_contain_text(f"Dimensions{len(values)}")
     expect(result).to_contain_text(f"Tokens{answer['usage']['total_tokens']}")
-    expect(result).to_contain_text(re.compile(r"Time\d+ ms"))
+    expect(result).to_contain_text(re.compile(r"Time[\d,]+ ms"))
     first = json.loads(result.locator("code").inner_text().replace(", …", ""))
     np.testing.assert_allclose(first, values[: len(first)], atol=1e-5)
 
