@@ -22,18 +22,11 @@ from appliance.engine.service import Engine
 from appliance.engine.types import Embedding, EmbedOptions, InputType, OutputDtype
 from appliance.engine.vectors import finish_vectors
 from appliance.errors import (
-    InputTooLong,
     InvalidRequest,
-    ModelNotAllowed,
     ModelNotFound,
-    ModelUnavailable,
-    Overloaded,
-    RequestsExceeded,
-    RequestTooManyTokens,
-    TokensExceeded,
 )
 from appliance.openapi.headers import QUOTA_HEADERS
-from appliance.openapi.operations import operation
+from appliance.openapi.operations import WORK_ERRORS, operation
 from appliance.telemetry.middleware import EMBEDS
 from appliance.telemetry.notes import note_encoding
 from compat.cohere_errors import REFUSALS
@@ -74,14 +67,7 @@ _DTYPES: dict[EmbeddingType, OutputDtype] = {
 
 _embeds = partial(
     operation,
-    InputTooLong,
-    RequestTooManyTokens,
-    ModelNotAllowed,
-    ModelNotFound,
-    Overloaded,
-    RequestsExceeded,
-    TokensExceeded,
-    ModelUnavailable,
+    *WORK_ERRORS,
     body=CohereEmbedRequest,
     example={
         "model": "all-MiniLM-L6-v2",

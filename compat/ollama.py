@@ -24,18 +24,13 @@ from appliance.engine.served import ServedModel
 from appliance.engine.service import Engine
 from appliance.engine.types import Embedding, EmbedOptions
 from appliance.errors import (
-    InputTooLong,
     InvalidRequest,
     ModelNotAllowed,
     ModelNotFound,
     ModelUnavailable,
-    Overloaded,
-    RequestsExceeded,
-    RequestTooManyTokens,
-    TokensExceeded,
 )
 from appliance.openapi.headers import QUOTA_HEADERS
-from appliance.openapi.operations import operation
+from appliance.openapi.operations import WORK_ERRORS, operation
 from appliance.telemetry.middleware import EMBEDS
 from appliance.telemetry.notes import note_encoding
 from compat.handling import admit, read_request, work_on
@@ -66,14 +61,7 @@ _decode_show = msgspec.json.Decoder(OllamaShowRequest)
 
 _embeds = partial(
     operation,
-    InputTooLong,
-    RequestTooManyTokens,
-    ModelNotAllowed,
-    ModelNotFound,
-    Overloaded,
-    RequestsExceeded,
-    TokensExceeded,
-    ModelUnavailable,
+    *WORK_ERRORS,
     headers=("server-timing", *QUOTA_HEADERS),
     refusals=REFUSALS,
 )

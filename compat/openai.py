@@ -20,17 +20,11 @@ from appliance.auth import visit_of
 from appliance.engine.served import ServedModel
 from appliance.engine.service import Engine
 from appliance.errors import (
-    InputTooLong,
     ModelNotAllowed,
     ModelNotFound,
-    ModelUnavailable,
-    Overloaded,
-    RequestsExceeded,
-    RequestTooManyTokens,
-    TokensExceeded,
 )
 from appliance.openapi.headers import OPENAI_HEADERS, QUOTA_HEADERS
-from appliance.openapi.operations import operation
+from appliance.openapi.operations import WORK_ERRORS, operation
 from appliance.telemetry.middleware import EMBEDS
 from appliance.telemetry.notes import note_encoding
 from compat.handling import admit, model_name, read_request, work_on
@@ -50,14 +44,7 @@ __all__ = ["OpenAIController"]
 
 
 _EMBEDDINGS = operation(
-    InputTooLong,
-    RequestTooManyTokens,
-    ModelNotAllowed,
-    ModelNotFound,
-    Overloaded,
-    RequestsExceeded,
-    TokensExceeded,
-    ModelUnavailable,
+    *WORK_ERRORS,
     body=EmbeddingRequest,
     example={"model": "all-MiniLM-L6-v2", "input": ["Hello, world"]},
     answers={200: EmbeddingResponse},

@@ -26,19 +26,11 @@ from appliance.engine.service import Engine
 from appliance.engine.types import EmbedOptions, InputType, Timings
 from appliance.errors import (
     EmptyInput,
-    InputTooLong,
-    ModelNotAllowed,
-    ModelNotFound,
-    ModelUnavailable,
-    Overloaded,
-    RequestsExceeded,
-    RequestTooManyTokens,
-    TokensExceeded,
     TooManyInputs,
     WrongModelKind,
 )
 from appliance.openapi.headers import OPENAI_HEADERS, QUOTA_HEADERS
-from appliance.openapi.operations import operation
+from appliance.openapi.operations import WORK_ERRORS, operation
 from appliance.telemetry.middleware import EMBEDS
 from compat import cohere_errors
 from compat.handling import admit, read_request, work_on
@@ -91,15 +83,8 @@ _described = partial(
     operation,
     EmptyInput,
     TooManyInputs,
-    InputTooLong,
-    RequestTooManyTokens,
     WrongModelKind,
-    ModelNotAllowed,
-    ModelNotFound,
-    Overloaded,
-    RequestsExceeded,
-    TokensExceeded,
-    ModelUnavailable,
+    *WORK_ERRORS,
     body=RerankRequest,
     example={
         "model": "all-MiniLM-L6-v2",

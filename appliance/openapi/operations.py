@@ -13,23 +13,43 @@ from litestar.openapi.spec import Operation
 
 from appliance.errors import (
     ApplianceError,
+    InputTooLong,
     InternalError,
     InvalidRequest,
     MalformedBody,
+    ModelNotAllowed,
+    ModelNotFound,
+    ModelUnavailable,
+    Overloaded,
     PayloadTooLarge,
     PermissionDenied,
+    RequestsExceeded,
     RequestTimeout,
+    RequestTooManyTokens,
     StoreUnavailable,
+    TokensExceeded,
     TooManyAttempts,
     Unauthenticated,
     UnknownKey,
     UnsupportedMediaType,
 )
 
-__all__ = ["BEARER", "DescribedOperation", "Facts", "Refusals", "operation"]
+__all__ = ["BEARER", "WORK_ERRORS", "DescribedOperation", "Facts", "Refusals", "operation"]
 
 BEARER = "bearer"
 """Name of the security scheme; a route's ``security`` lists the scope that it asks for."""
+
+WORK_ERRORS: tuple[type[ApplianceError], ...] = (
+    InputTooLong,
+    RequestTooManyTokens,
+    ModelNotAllowed,
+    ModelNotFound,
+    Overloaded,
+    RequestsExceeded,
+    TokensExceeded,
+    ModelUnavailable,
+)
+"""What any route may answer that has a model work on texts."""
 
 _BODY_ERRORS = (
     InvalidRequest,
