@@ -21,12 +21,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from itertools import cycle, repeat
 from typing import Any
 
 import aiohttp
 import numpy as np
+from bench_lib.lean_client import LeanClient, lean_client
 from bench_lib.load import make_load, request_bodies
 from bench_lib.machine import machine_line
 from bench_lib.options import weights
@@ -48,6 +50,7 @@ class Tally:
     Attributes:
         statuses: Answers by status.
         tokens: Of answers with vectors that came while the clock ran.
+        cpu_seconds: That the clients took of the cores.
         seconds: From the request to the whole answer, of each of these.
         queue_seconds: Of it in the queue, as the server tells.
         faults: What should not have been.
@@ -56,17 +59,21 @@ class Tally:
 
     statuses: Counter[int] = field(default_factory=Counter)
     tokens: int = 0
+    cpu_seconds: float = 0.0
     seconds: list[float] = field(default_factory=list)
     queue_seconds: list[float] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     rss: list[int] = field(default_factory=list)
 
 
-async def ask(http: aiohttp.ClientSession, body: bytes, tally: Tally, until: float) -> None:
+async def ask(http: LeanClient, body: bytes, tally: Tally, until: float) -> None:
     """One request for vectors."""
     started = time.monotonic()
-    async with http.post("/v1/embeddings", data=body, headers=JSON) as answer:
-        content = await answer.read()
+    try:
+        answer = await http.post(body)
+    except OSError as error:
+        tally.faults.append(repr(error))
+        return
     ended = time.monotonic()
     tally.statuses[answer.status] += 1
     if answer.status == OK:
@@ -75,11 +82,15 @@ async def ask(http: aiohttp.ClientSession, body: bytes, tally: Tally, until: flo
         tally.seconds.append(ended - started)
         tally.queue_seconds.append(queue / 1000)
         if ended <= until:
-            tally.tokens += json.loads(content)["usage"]["prompt_tokens"]
+            tally.tokens += json.loads(answer.content)["usage"]["prompt_tokens"]
     elif answer.status != TOO_MANY:
-        tally.faults.append(f"{answer.status}: {content[:200]!r}")
+        tally.faults.append(f"{answer.status}: {answer.content[:200]!r}")
     elif "retry-after" not in answer.headers:
         tally.faults.append("429 without retry-after")
+
+
+def vectors_of(server: OwnServer) -> AbstractAsyncContextManager[LeanClient]:
+    return lean_client(server.url, "/v1/embeddings", JSON)
 
 
 def session(server: OwnServer) -> aiohttp.ClientSession:
@@ -100,8 +111,10 @@ async def best(server: OwnServer, bodies: Sequence[bytes], clients: int, seconds
         while time.monotonic() < until:
             await ask(http, next(waiting), tally, until)
 
-    async with session(server) as http:
+    cpu = time.process_time()
+    async with vectors_of(server) as http:
         await asyncio.gather(*(client() for _ in range(clients)))
+    tally.cpu_seconds = time.process_time() - cpu
     return tally
 
 
@@ -119,8 +132,8 @@ async def overload(
     tally = Tally()
     waiting = cycle(bodies)
     started = time.monotonic()
-    sent = 0
-    async with session(server) as http, asyncio.TaskGroup() as group:
+    sent, cpu = 0, time.process_time()
+    async with vectors_of(server) as http, asyncio.TaskGroup() as group:
         while (now := time.monotonic() - started) < seconds:
             for _ in repeat(None, int(now * rate) - sent):
                 group.create_task(ask(http, next(waiting), tally, started + seconds))
@@ -128,6 +141,7 @@ async def overload(
             if now > len(tally.rss):
                 tally.rss.append(server.rss_bytes)
             await asyncio.sleep(TICK_SECONDS)
+        tally.cpu_seconds = time.process_time() - cpu
     return tally
 
 
@@ -143,7 +157,9 @@ def run_overload(options: argparse.Namespace) -> int:
         tally = asyncio.run(overload(server, bodies, rate, options.seconds))
         after = asyncio.run(best(server, bodies, options.clients, options.best_seconds))
     paces = [each.tokens / options.best_seconds for each in (before, after)]
+    cores = [each.cpu_seconds / options.best_seconds for each in (before, after)]
     pace = tally.tokens / options.seconds
+    cores.append(tally.cpu_seconds / options.seconds)
     times, queue = np.array(tally.seconds), np.array(tally.queue_seconds)
     faults = before.faults + tally.faults + after.faults
     print(
@@ -156,6 +172,7 @@ def run_overload(options: argparse.Namespace) -> int:
         f"- time of an accepted request: median {np.median(times):.2f} s, p99"
         f" {np.percentile(times, 99):.2f} s, longest {times.max():.2f} s; of it in the queue p99"
         f" {np.percentile(queue, 99):.2f} s\n"
+        f"- cores taken by the clients: {cores[2]:.3f}; {max(cores[:2]):.3f} by those in turns\n"
         f"- RSS: {rss / MIB:.0f} MiB before, at most {max(tally.rss) / MIB:.0f}, at the end"
         f" {tally.rss[-1] / MIB:.0f}"
     )
