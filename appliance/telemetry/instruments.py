@@ -16,6 +16,8 @@ from appliance.telemetry.tei_metrics import TeiMetrics
 
 __all__ = ["BOUNDARIES", "OPERATION", "PROVIDER", "Instruments", "ModelNames", "views"]
 
+OK = 200
+
 OPERATION = "embeddings"
 """``gen_ai.operation.name``."""
 
@@ -106,10 +108,12 @@ class Instruments:
             "http.server.request.duration", "s", "Duration of HTTP requests."
         )
         self._request_bytes = histogram(
-            "http.server.request.body.size", "By", "Size of the bodies of requests for embeddings."
+            "http.server.request.body.size",
+            "By",
+            "Size of the bodies of requests that got embeddings.",
         )
         self._response_bytes = histogram(
-            "http.server.response.body.size", "By", "Size of the bodies of answers to them."
+            "http.server.response.body.size", "By", "Size of the bodies of their answers."
         )
         self._gen_ai_seconds = histogram(
             "gen_ai.server.request.duration", "s", "Duration of requests for embeddings."
@@ -154,7 +158,7 @@ class Instruments:
         """
         attributes = exchange.attributes
         self._http_seconds.record(exchange.seconds, attributes)
-        if embeds:  # other bodies tell little, for a series each
+        if embeds and exchange.status == OK:  # other bodies tell little, for a series each
             if exchange.request_bytes is not None:
                 self._request_bytes.record(exchange.request_bytes, attributes)
             self._response_bytes.record(exchange.response_bytes, attributes)
