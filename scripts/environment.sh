@@ -27,6 +27,7 @@ make_environment() {
 }
 
 pip_install() {
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
+    # Not compiled: Python compiles what it imports, a small part of all this, when it does.
+    "$VENV/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check \
         --constraint "$ROOT/constraints.txt" "$@"
 }

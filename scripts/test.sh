@@ -2,25 +2,32 @@
 # Lint, type-check and test in an environment of its own. Arguments go to pytest.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-make_environment "[test]"
-cd "$ROOT"
+
 # Some tests need programs that are no Python packages: the token store's a PostgreSQL server, the
 # dashboard's a browser, those of the alerts promtool. Where these cannot be had, they are skipped.
-missing=()
-compgen -G "/usr/lib/postgresql/*/bin/initdb" > /dev/null || missing+=(postgresql)
-command -v chromium > /dev/null || command -v google-chrome > /dev/null || missing+=(chromium)
-command -v promtool > /dev/null || missing+=(prometheus)
-if [ "${#missing[@]}" -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y -qq --no-install-recommends "${missing[@]}"; } > /dev/null 2>&1 \
-        || echo "not to be had: ${missing[*]}; tests that need them are skipped" >&2
-fi
-if command -v npm > /dev/null; then
-    npm install --silent --no-audit --no-fund --prefix compat/conformance/node
-    npm install --silent --no-audit --no-fund --prefix tests/ops/schema
-fi
+install_programs() {
+    local missing=()
+    compgen -G "/usr/lib/postgresql/*/bin/initdb" > /dev/null || missing+=(postgresql)
+    command -v chromium > /dev/null || command -v google-chrome > /dev/null || missing+=(chromium)
+    command -v promtool > /dev/null || missing+=(prometheus)
+    if [ "${#missing[@]}" -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
+        { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+            apt-get install -y -qq --no-install-recommends "${missing[@]}"; } > /dev/null 2>&1 \
+            || echo "not to be had: ${missing[*]}; tests that need them are skipped" >&2
+    fi
+    if command -v npm > /dev/null; then
+        npm install --silent --no-audit --no-fund --prefix compat/conformance/node
+        npm install --silent --no-audit --no-fund --prefix tests/ops/schema
+    fi
+}
+
+cd "$ROOT"
+install_programs &
+programs=$!
+make_environment "[test]"
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
 "$VENV/bin/mypy"
+wait "$programs"
 # One more than there are cores: many tests wait for a server to start or a batch to end.
 "$VENV/bin/python" -m pytest --numprocesses "$(($(nproc) + 1))" --maxprocesses 4 --dist loadfile "$@"
