@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import re
+from collections.abc import AsyncIterable
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
@@ -22,7 +23,7 @@ from appliance.errors import (
 )
 from appliance.settings import ModelSettings
 
-__all__ = ["check_body_size", "parse_body", "read_json_body"]
+__all__ = ["check_body_size", "parse_body", "read_body", "read_json_body"]
 
 Body = TypeVar("Body")
 
@@ -48,9 +49,8 @@ async def read_json_body(request: Request[Any, Any, Any], seconds: float, most: 
 
     Raises:
         UnsupportedMediaType: It is declared as something else, or as compressed.
-        PayloadTooLarge: It has more bytes, or says so; no more than ``most`` are held.
-        RequestTimeout: It did not arrive in time.
         ClientLeft: The connection was closed in the middle of it.
+        ApplianceError: As of :func:`read_body`.
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
@@ -62,21 +62,39 @@ async def read_json_body(request: Request[Any, Any, Any], seconds: float, most: 
         raise UnsupportedMediaType(
             f"Content-Type is {content_type!r}, but must be 'application/json'."
         )
-    announced = request.content_length
+    try:
+        return await read_body(request.stream(), request.content_length, seconds, most)
+    except InternalServerException:  # what the framework makes of a closed connection
+        raise ClientLeft("The client closed the connection.") from None
+
+
+async def read_body(
+    chunks: AsyncIterable[bytes], announced: int | None, seconds: float, most: int
+) -> bytes:
+    """Read a body, whatever it is declared as.
+
+    Args:
+        chunks: Its pieces, as they come.
+        announced: Bytes that it is said to have.
+        seconds: Longest wait for all of it.
+        most: Most bytes.
+
+    Raises:
+        PayloadTooLarge: It has more bytes, or says so; no more than ``most`` are held.
+        RequestTimeout: It did not arrive in time.
+    """
     if announced is not None and announced > most:
         raise _too_large(most)
     body = bytearray()
     try:
         async with asyncio.timeout(seconds):
-            async for chunk in request.stream():
+            async for chunk in chunks:
                 body += chunk
                 if len(body) > most:
                     raise _too_large(most)
             return bytes(body)
     except TimeoutError:
         raise RequestTimeout("The request's body did not arrive in time.") from None
-    except InternalServerException:  # what the framework makes of a closed connection
-        raise ClientLeft("The client closed the connection.") from None
 
 
 def _too_large(most: int) -> PayloadTooLarge:

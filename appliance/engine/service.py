@@ -28,7 +28,7 @@ from appliance.engine.watching import UNWATCHED, Watcher
 from appliance.persistence import KeptModels
 from appliance.settings import ModelSettings, Settings
 
-__all__ = ["Engine", "Loader"]
+__all__ = ["Engine", "Loader", "load_with_torch"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +38,14 @@ CARE_SECONDS = 1.0
 Result = TypeVar("Result")
 
 
-def _load_with_torch(
+def load_with_torch(
     settings: Settings, model: ModelSettings, rooms: Mapping[str, Room]
 ) -> Prepared:
+    """The loader of real models.
+
+    Raises:
+        ApplianceError: There is no such model, or it cannot be served.
+    """
     # Not at the top: torch and transformers take seconds to read, and the port answers meanwhile.
     from appliance.engine.loading import prepare_model
 
@@ -84,7 +89,7 @@ class Engine(Requests):
         kept: KeptModels | None = None,
         watcher: Watcher = UNWATCHED,
     ) -> None:
-        load = load or _load_with_torch
+        load = load or load_with_torch
         vocabulary = TokenVocabulary(settings.token_vocabulary_dir)
         super().__init__(
             Lifecycle(settings, load, self._begin_loading, watcher),

@@ -33,7 +33,7 @@ class WorkerKilled(BaseException):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
-    with run_in_thread(Settings(), service._load_with_torch) as running:
+    with run_in_thread(Settings(), service.load_with_torch) as running:
         yield running
 
 
@@ -112,7 +112,7 @@ def test_weights_that_are_no_numbers_spoil_no_other_model(tmp_path: Path) -> Non
     weights["embeddings.LayerNorm.weight"][0] = float("nan")
     save_file(weights, file, {"format": "pt"})
     settings = Settings(models=(source, ModelSettings(model=str(broken))))
-    with run_in_thread(settings, service._load_with_torch) as both:
+    with run_in_thread(settings, service.load_with_torch) as both:
         answer = both.embed(model="broken", input="a")
         assert answer.status_code in (500, 503)
         assert "finite" in answer.text or "NaN" in answer.text
@@ -127,7 +127,7 @@ def test_a_clock_that_jumps_ends_and_stops_nothing(
     right = time.time
     model = ModelSettings(model=f"{EMBEDDED_PREFIX}{REAL_MODEL}", keep_alive=1000.0)
     settings = Settings(models=(model,), idle_time_limit_hours=1, request_timeout_seconds=100)
-    with run_in_thread(settings, service._load_with_torch) as running:
+    with run_in_thread(settings, service.load_with_torch) as running:
         before = vector(running)
         monkeypatch.setattr(time, "time", lambda: right() + jump)
         np.testing.assert_array_equal(vector(running), before)

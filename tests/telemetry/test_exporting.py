@@ -40,7 +40,7 @@ import sys
 import appliance.engine.service
 from appliance.cli import main
 from tests.fakes import load_fake
-appliance.engine.service._load_with_torch = load_fake
+appliance.engine.service.load_with_torch = load_fake
 sys.exit(main(["serve", "--port", "0", "--models", "fake/model"]))
 """
 """Serve a model that is at hand at once."""
