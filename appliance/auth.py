@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, Self
 
 from litestar.connection import ASGIConnection
 from litestar.datastructures import MutableScopeHeaders
@@ -24,15 +22,45 @@ __all__ = ["Guard", "Visit", "add_quota_headers", "visit_of"]
 _STATE = "visit"
 
 
-@dataclass(slots=True)
-class Spent:
-    """What a request really used.
+class Spending:
+    """Tokens of one request: counted as a guess when the block begins, rightly when it ends.
+
+    Work that fails costs no tokens; its request is counted all the same.
+
+    Args:
+        visit: The request's.
+        estimate: Makes the guess; only asked where there is a quota.
 
     Attributes:
         tokens: That models read for it; 0 until that is known.
+
+    Raises:
+        TokensExceeded: The quota does not have as many.
     """
 
-    tokens: int = 0
+    __slots__ = ("_estimate", "_guess", "_visit", "tokens")
+
+    def __init__(self, visit: Visit, estimate: Callable[[], int]) -> None:
+        self._visit = visit
+        self._estimate = estimate
+        self._guess = 0
+        self.tokens = 0
+
+    async def __aenter__(self) -> Self:
+        """Take the guess. Waits for nothing where there is no quota."""
+        quota = self._visit.quota
+        if quota is not None:
+            guess = self._estimate()
+            await quota.take_tokens(guess)
+            self._guess = guess
+        return self
+
+    async def __aexit__(self, *fault: object) -> None:
+        """Count what it really took. Never waits."""
+        visit = self._visit
+        if visit.quota is not None:
+            visit.quota.correct_tokens(self.tokens - self._guess)
+        visit.door.note(visit.grant, tokens=self.tokens)
 
 
 class Visit:
@@ -44,12 +72,13 @@ class Visit:
         quota: What its key has left, if there is a limit.
 
     Attributes:
+        door: The door.
         grant: What its key allows.
         quota: What its key has left, if there is a limit.
     """
 
     def __init__(self, door: Door, grant: Grant, quota: Quota | None) -> None:
-        self._door = door
+        self.door = door
         self.grant = grant
         self.quota = quota
 
@@ -72,29 +101,13 @@ class Visit:
                 f"Your API key does not have access to the model '{name}'.", param="model"
             )
 
-    @contextmanager
-    def spending(self, estimate: Callable[[], int]) -> Iterator[Spent]:
+    def spending(self, estimate: Callable[[], int]) -> Spending:
         """Count tokens: a guess before the work, what it really took after it.
-
-        Work that fails costs no tokens; its request is counted all the same.
 
         Args:
             estimate: Makes the guess; only asked where there is a quota.
-
-        Raises:
-            TokensExceeded: The quota does not have as many.
         """
-        guess = 0
-        if self.quota is not None:
-            guess = estimate()
-            self.quota.take_tokens(guess)
-        spent = Spent()
-        try:
-            yield spent
-        finally:
-            if self.quota is not None:
-                self.quota.correct_tokens(spent.tokens - guess)
-            self._door.note(self.grant, tokens=spent.tokens)
+        return Spending(self, estimate)
 
 
 class Guard:
@@ -134,7 +147,7 @@ class Guard:
         quota = door.quotas.of(grant) if works else None
         connection.scope["state"][_STATE] = Visit(door, grant, quota)
         if quota is not None:
-            quota.take_request()
+            await quota.take_request()
         door.note(grant, requests=1)
 
 

@@ -79,6 +79,7 @@ class Database:
         else:
             self.engine = _postgresql(make_url(place).set(drivername="postgresql+psycopg"))
         self._reader = self.engine.execution_options(sqlite_begin="DEFERRED")
+        self._single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
     async def close(self) -> None:
         """Close every connection."""
@@ -101,6 +102,12 @@ class Database:
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that only reads."""
         async with self._told(), self._reader.begin() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def at_once(self) -> AsyncIterator[AsyncConnection]:
+        """Statements that each stand alone: what one locks is free as soon as it is done."""
+        async with self._told(), self._single.connect() as connection:
             yield connection
 
     @asynccontextmanager

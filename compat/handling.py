@@ -114,7 +114,7 @@ async def work_on(
     """
     note_inputs(len(inputs.items), single=inputs.single)
     try:
-        with visit.spending(lambda: inputs.estimated_tokens) as spent:
+        async with visit.spending(lambda: inputs.estimated_tokens) as spent:
             answer = await while_connected(request.receive, work)
             spent.tokens = answer.tokens
         note_whole(answer.tokens, answer.timings)

@@ -71,7 +71,7 @@ async def _answer(engine: Engine, visit: Visit, body: bytes) -> Answer:
     as_base64 = wants_base64(wanted.encoding_format)
     inputs = inputs_of(wanted.input)
     _leave_room(model)
-    with visit.spending(lambda: inputs.estimated_tokens) as spent:
+    async with visit.spending(lambda: inputs.estimated_tokens) as spent:
         result = await ask(engine, model, inputs, wanted, "low")
         spent.tokens = result.tokens
     content = await off_the_loop(engine, result, lambda: render(result, model.name, as_base64))

@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from appliance.access.attempts import FailedTries
 from appliance.access.grants import EVERYTHING, Grant, Token, TokenRequest, digest_of, new_secret
 from appliance.access.keyring import Keyring
 from appliance.access.quotas import Quotas
+from appliance.access.shared_bucket import SharedBucket
+from appliance.access.sharing import Allotted, Exchange, Sharing
 from appliance.access.usage import UsageLog, Used
 from appliance.errors import Conflict, StoreUnavailable, Unauthenticated, UnknownKey
 from appliance.logs import CONSOLE_ONLY
@@ -27,6 +30,7 @@ __all__ = ["NO_STORE", "Door", "is_open"]
 logger = logging.getLogger(__name__)
 
 NO_STORE = "no tokens can be kept: set data_dir, a folder, or database_url, a PostgreSQL database"
+NOT_REACHED = "The database of tokens cannot be reached now."
 STORE_WAIT_SECONDS = 3.0
 RETRY_SECONDS = 2.0
 
@@ -59,7 +63,9 @@ class Door:
         self._settings = settings
         self._is_open = is_open(settings)
         self._has_store = settings.data_dir is not None or settings.database_url is not None
-        self.quotas = Quotas()
+        is_shared = settings.database_url is not None
+        self._sharing = Sharing(self._exchange) if is_shared else None
+        self.quotas = Quotas(partial(SharedBucket, self._sharing)) if self._sharing else Quotas()
         self._keyring = Keyring(
             [key.get_secret_value() for key in settings.api_keys],
             self._find if self._has_store else None,
@@ -69,6 +75,7 @@ class Door:
         self._store: TokenStore | None = None
         self._opening: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None] | None = None
+        self._settling: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin; the store is opened behind it, so that the port need not wait for a database."""
@@ -79,16 +86,19 @@ class Door:
         elif not self._settings.api_keys:
             secret = new_secret()
             self._keyring.add(secret)
-            _print_first(secret, f"it is good until the server stops, as {NO_STORE}")
+            here = " at this server alone, and" if self._settings.reuse_port else ""
+            _print_first(secret, f"it is good{here} until the server stops, as {NO_STORE}")
 
     async def stop(self) -> None:
         """Write down what has not been, and let the store go."""
-        for task in (self._opening, self._writing):
+        for task in (self._opening, self._writing, self._settling):
             if task is not None:
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
         await self._keyring.stop()
+        if self._sharing is not None:
+            await self._sharing.stop()
         if self._store is not None:
             with suppress(StoreUnavailable):
                 await self._usage.write()
@@ -160,6 +170,11 @@ class Door:
     async def _write_usage(self, used: Mapping[str, Used]) -> None:
         await (await self._opened()).record(used)
 
+    async def _exchange(self, wanted: Exchange) -> Allotted:
+        if self._store is None:
+            raise StoreUnavailable(NOT_REACHED, retry_after=1.0)
+        return await self._store.exchange(wanted)
+
     async def _opened(self) -> TokenStore:
         if not self._has_store:
             raise Conflict(f"{NO_STORE[0].upper()}{NO_STORE[1:]}.")
@@ -168,7 +183,7 @@ class Door:
             with suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._open()), STORE_WAIT_SECONDS)
         if self._store is None:
-            raise StoreUnavailable("The database of tokens cannot be reached now.", retry_after=1.0)
+            raise StoreUnavailable(NOT_REACHED, retry_after=1.0)
         return self._store
 
     def _open(self) -> asyncio.Task[None]:
@@ -188,6 +203,8 @@ class Door:
             raise
         self._store = store
         self._writing = asyncio.create_task(self._usage.write_for_ever())
+        if self._sharing is not None:
+            self._settling = asyncio.create_task(self._sharing.settle_for_ever())
 
     async def _prepare(self, store: TokenStore) -> bool:
         try:

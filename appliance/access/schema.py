@@ -12,13 +12,15 @@ from sqlalchemy import (
     Column,
     DateTime,
     Dialect,
+    Double,
+    ForeignKey,
     MetaData,
     String,
     Table,
     TypeDecorator,
 )
 
-__all__ = ["UtcDateTime", "metadata", "tokens"]
+__all__ = ["UtcDateTime", "metadata", "quotas", "tokens"]
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -59,3 +61,16 @@ tokens = Table(
     Column("requests", BigInteger, nullable=False, server_default="0"),
     Column("tokens", BigInteger, nullable=False, server_default="0"),
 )
+
+quotas = Table(
+    "quotas",
+    metadata,
+    Column("token_id", String(32), ForeignKey("tokens.id", ondelete="CASCADE"), primary_key=True),
+    Column("kind", String(16), primary_key=True),
+    Column("level", Double, nullable=False),
+    Column("filled_at", Double, nullable=False),
+    Column("lent", Double, nullable=False),
+    Column("lent_until", Double, nullable=False),
+)
+"""What tokens have left, where several replicas share that: see :mod:`appliance.access.quota_rows`.
+"""

@@ -13,7 +13,9 @@ from sqlalchemy import ColumnElement, Row, bindparam, func, insert, or_, select,
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from appliance.access.grants import Grant, Token, TokenRequest, digest_of, new_secret, shown_part
+from appliance.access.quota_rows import exchange
 from appliance.access.schema import metadata, tokens
+from appliance.access.sharing import Allotted, Exchange
 from appliance.access.usage import Used
 from appliance.database import Database, Schema
 from appliance.database_file import database_file
@@ -53,7 +55,7 @@ class TokenStore:
         await self.database.close()
 
     async def migrate(self) -> None:
-        """Make the table, or bring it up to date."""
+        """Make the tables, or bring them up to date."""
         await self.database.migrate()
 
     async def create(self, wanted: TokenRequest) -> tuple[Token, str]:
@@ -143,6 +145,10 @@ class TokenStore:
         ]
         async with self.database.writing() as connection:
             await connection.execute(change, values)
+
+    async def exchange(self, wanted: Exchange) -> Allotted:
+        """Take from a quota that replicas share, and give back; only in a PostgreSQL."""
+        return await exchange(self.database, wanted)
 
 
 async def _insert(connection: AsyncConnection, wanted: TokenRequest) -> tuple[Token, str]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -25,6 +26,7 @@ def postgresql() -> Iterator[PostgreSQL]:
 def test_postgresql_comes_goes_and_comes_back(
     postgresql: PostgreSQL, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "appliance.access.sharing")
     with run_in_thread(guarded(database_url=postgresql.url)) as server:
         assert embed(server, KEY).status_code == 200, "keys of the settings need no database"
         refused = embed(server, "unknown, perhaps")
@@ -34,9 +36,15 @@ def test_postgresql_comes_goes_and_comes_back(
         eventually(lambda: ask(server, KEY, "GET", "/api/tokens").status_code == 200)
         made = create(server)
         assert embed(server, made["secret"], "a b c").status_code == 200
+        limited = create(server, requests_per_minute=5)["secret"]
+        assert embed(server, limited).status_code == 200
         postgresql.stop()
         for _ in range(3):
             assert embed(server, made["secret"]).status_code == 200, "a known token stays good"
+        statuses = [embed(server, limited).status_code for _ in range(6)]
+        assert statuses[:3] == [200] * 3, "quotas are counted without the database"
+        assert set(statuses) == {200, 429}
+        assert caplog.text.count("this process counts quotas alone") == 1
         assert embed(server, "unknown, perhaps").status_code == 503
         answer = ask(server, KEY, "DELETE", f"/api/tokens/{made['token']['id']}")
         assert_error(answer, 503, "cannot be read or written now")
@@ -44,6 +52,7 @@ def test_postgresql_comes_goes_and_comes_back(
         path = f"/api/tokens/{made['token']['id']}"
         eventually(lambda: ask(server, KEY, "GET", path).status_code == 200)
         eventually(lambda: ask(server, KEY, "GET", path).json()["requests"] == 4)
+        eventually(lambda: "quotas are shared again" in caplog.text)
         assert ask(server, KEY, "DELETE", path).json()["state"] == "revoked"
         assert embed(server, made["secret"]).status_code == 401
     assert "planted-password" not in caplog.text

@@ -26,50 +26,61 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_requests_are_refused_once_they_are_used_up_and_flow_back(clock: Clock) -> None:
-    quota = Quota(3, None, clock)
+def quota_of(requests: int | None, tokens: int | None, clock: Clock) -> Quota:
+    return Quota(
+        None if requests is None else Bucket(requests, clock),
+        None if tokens is None else Bucket(tokens, clock),
+    )
+
+
+def remaining(bucket: Bucket) -> int:
+    return int(Quota(bucket, None).headers()["x-ratelimit-remaining-requests"])
+
+
+async def test_requests_are_refused_once_they_are_used_up_and_flow_back(clock: Clock) -> None:
+    quota = quota_of(3, None, clock)
     for _ in range(3):
-        quota.take_request()
+        await quota.take_request()
     with pytest.raises(RequestsExceeded) as refused:
-        quota.take_request()
+        await quota.take_request()
     assert refused.value.retry_after == pytest.approx(20)
     assert "Limit 3, remaining 0, requested 1. Please try again in 20s." in refused.value.message
     clock.now += 19.9
     with pytest.raises(RequestsExceeded):
-        quota.take_request()
+        await quota.take_request()
     clock.now += 0.1
-    quota.take_request()
+    await quota.take_request()
 
 
-def test_tokens_are_corrected_by_what_was_really_used(clock: Clock) -> None:
-    quota = Quota(None, 600, clock)
-    quota.take_tokens(100)
+async def test_tokens_are_corrected_by_what_was_really_used(clock: Clock) -> None:
+    quota = quota_of(None, 600, clock)
+    await quota.take_tokens(100)
     quota.correct_tokens(150)
     assert quota.headers()["x-ratelimit-remaining-tokens"] == "350"
     quota.correct_tokens(-250)
     assert quota.headers()["x-ratelimit-remaining-tokens"] == "600"
-    quota.take_tokens(600)
+    await quota.take_tokens(600)
     quota.correct_tokens(60)  # more than there was: a debt
     assert quota.headers()["x-ratelimit-remaining-tokens"] == "0"
     with pytest.raises(TokensExceeded) as refused:
-        quota.take_tokens(10)
+        await quota.take_tokens(10)
     assert refused.value.retry_after == pytest.approx(7)
 
 
-def test_more_than_the_whole_quota_passes_when_all_of_it_is_there(clock: Clock) -> None:
-    quota = Quota(None, 60, clock)
-    quota.take_tokens(100)
+async def test_more_than_the_whole_quota_passes_when_all_of_it_is_there(clock: Clock) -> None:
+    quota = quota_of(None, 60, clock)
+    await quota.take_tokens(100)
     with pytest.raises(TokensExceeded) as refused:
-        quota.take_tokens(100)
+        await quota.take_tokens(100)
     assert refused.value.retry_after == pytest.approx(100)
     clock.now += 100
-    quota.take_tokens(100)
+    await quota.take_tokens(100)
 
 
-def test_headers_are_those_of_openai(clock: Clock) -> None:
-    quota = Quota(100, 90_000, clock)
-    quota.take_request()
-    quota.take_tokens(45_001)
+async def test_headers_are_those_of_openai(clock: Clock) -> None:
+    quota = quota_of(100, 90_000, clock)
+    await quota.take_request()
+    await quota.take_tokens(45_001)
     assert quota.headers() == {
         "x-ratelimit-limit-requests": "100",
         "x-ratelimit-remaining-requests": "99",
@@ -80,7 +91,7 @@ def test_headers_are_those_of_openai(clock: Clock) -> None:
     }
     quota.correct_tokens(450_000)
     assert quota.headers()["x-ratelimit-reset-tokens"] == "5m30.001s"
-    assert Quota(5, None, clock).headers() == {
+    assert quota_of(5, None, clock).headers() == {
         "x-ratelimit-limit-requests": "5",
         "x-ratelimit-remaining-requests": "5",
         "x-ratelimit-reset-requests": "0ms",
@@ -107,31 +118,31 @@ def test_no_more_passes_than_the_limit_and_what_flowed_in(
             clock.now += seconds
             assert bucket.seconds_until(wanted) < 1e-6, "the time that was told is not enough"
         assert taken <= limit + (clock.now - start) * limit / 60 + 1e-3
-        assert 0 <= bucket.remaining <= limit
+        assert 0 <= remaining(bucket) <= limit
 
 
-def test_each_token_has_a_quota_of_its_own(clock: Clock) -> None:
-    all_quotas = Quotas(clock)
+async def test_each_token_has_a_quota_of_its_own(clock: Clock) -> None:
+    all_quotas = Quotas(lambda _id, _kind, limit: Bucket(limit, clock))
     one, two = (Grant(id_, frozenset({"embed"}), requests_per_minute=1) for id_ in "ab")
     first, second = all_quotas.of(one), all_quotas.of(two)
     assert first is not None
     assert second is not None
-    first.take_request()
-    second.take_request()
+    await first.take_request()
+    await second.take_request()
     assert all_quotas.of(one) is first
     assert all_quotas.of(EVERYTHING) is None
     assert all_quotas.of(Grant("c", frozenset({"embed"}))) is None
 
 
-def test_quotas_take_no_more_memory_than_they_may(
+async def test_quotas_take_no_more_memory_than_they_may(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quotas, "MOST_QUOTAS", 10)
-    all_quotas = Quotas(clock)
+    all_quotas = Quotas(lambda _id, _kind, limit: Bucket(limit, clock))
     used = Grant("used", frozenset({"embed"}), requests_per_minute=1)
     quota = all_quotas.of(used)
     assert quota is not None
-    quota.take_request()
+    await quota.take_request()
     for number in range(100):
         all_quotas.of(Grant(f"idle-{number}", frozenset({"embed"}), requests_per_minute=1))
         assert len(all_quotas._quotas) <= 10
