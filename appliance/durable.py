@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,14 +52,21 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+LOOK_SECONDS = 0.02
+
+
 @contextmanager
-def hold_lock(path: Path) -> Iterator[None]:
+def hold_lock(path: Path, seconds: float = 0.0) -> Iterator[None]:
     """Hold a lock that dies with the process. Its folder is made; its file is removed at the end.
+
+    Args:
+        path: The lock's file.
+        seconds: Longest wait for another process to let go of it. Blocks.
 
     Raises:
         AlreadyLocked: Another process holds it.
     """
-    with _locked(path) as file:
+    with _locked(path, time.monotonic() + seconds) as file:
         file.write(str(os.getpid()).encode())
         file.flush()
         try:
@@ -68,7 +76,7 @@ def hold_lock(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[BinaryIO]:
+def _locked(path: Path, end: float) -> Iterator[BinaryIO]:
     while True:
         path.parent.mkdir(exist_ok=True)
         sync_folder(path.parent.parent)
@@ -80,6 +88,9 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                if time.monotonic() < end:
+                    time.sleep(LOOK_SECONDS)
+                    continue
                 file.seek(0)
                 raise AlreadyLocked(file.read().decode("ascii", "replace")) from None
             # Between the two calls, the file may have been removed by the one who held it.

@@ -9,12 +9,19 @@ setting ``models``, and ``removed`` the names of models in the settings that are
 any more.
 To import a configuration therefore writes the former and does away with the latter, in this order:
 between the two, the new configuration holds with the old changes.
+
+Servers that share the folder each change what is in the files, not what they had read of them. They
+read them at their start only: what one of them was asked to change, the others serve from their
+next start on.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +29,17 @@ import msgspec
 from pydantic import ValidationError
 
 from appliance.configuration import kept_file
-from appliance.durable import write_durably
+from appliance.durable import AlreadyLocked, hold_lock, write_durably
 from appliance.faults import SettingsFault, tell_faults
-from appliance.settings import ModelSettings
+from appliance.published import name_in_the_way, tell_clash
+from appliance.settings import ModelSettings, Settings
 
 __all__ = ["KeptModels", "as_written", "models_file"]
 
 logger = logging.getLogger(__name__)
+
+LOCK_SECONDS = 5.0
+"""Longest wait for another server that changes the same files."""
 
 
 class _Content(msgspec.Struct, forbid_unknown_fields=True):
@@ -63,12 +74,15 @@ class KeptModels:
         self.path = models_file(folder)
         self.models: tuple[ModelSettings, ...] = ()
         self.removed: frozenset[str] = frozenset()
+        self._read()
+
+    def _read(self) -> None:
         try:
             content = msgspec.json.decode(self.path.read_bytes(), type=_Content)
             self.models = tuple(_checked(n, model) for n, model in enumerate(content.models))
             self.removed = frozenset(content.removed)
         except FileNotFoundError:
-            pass
+            self.models, self.removed = (), frozenset()
         except OSError as error:
             raise SettingsFault([f"data_dir: {error}"]) from None
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -76,12 +90,13 @@ class KeptModels:
         except SettingsFault as error:
             raise SettingsFault([f"{self.path}: {fault}" for fault in error.faults]) from None
 
-    def served(self, configured: tuple[ModelSettings, ...]) -> list[ModelSettings]:
+    def served(self, settings: Settings) -> list[ModelSettings]:
         """The models to start with: those of the settings, changed as was asked for since.
 
         Args:
-            configured: The setting ``models``.
+            settings: The instance's.
         """
+        configured = settings.models
         served = [model for model in configured if model.name not in self.removed]
         for model in configured:
             if model not in served:
@@ -97,6 +112,15 @@ class KeptModels:
                     ", ".join(sorted(clashing)),
                 )
                 continue
+            if name := name_in_the_way(settings.route, model.names):
+                told = tell_clash(settings.route, name)
+                logger.warning(
+                    "model %s: not served, though it was added (%s): %s",
+                    model.name,
+                    self.path,
+                    told,
+                )
+                continue
             served.append(model)
             names.update(model.names)
         return served
@@ -107,8 +131,9 @@ class KeptModels:
         Raises:
             OSError: Nothing has changed.
         """
-        others = tuple(m for m in self.models if set(m.names).isdisjoint(model.names))
-        self._write((*others, model), self.removed)
+        with self._alone():
+            others = tuple(m for m in self.models if set(m.names).isdisjoint(model.names))
+            self._write((*others, model), self.removed)
 
     def remove(self, name: str, configured: tuple[ModelSettings, ...]) -> None:
         """Keep a model away that was removed. Blocks.
@@ -120,9 +145,10 @@ class KeptModels:
         Raises:
             OSError: Nothing has changed.
         """
-        models = tuple(model for model in self.models if model.name != name)
-        in_settings = {name}.intersection(model.name for model in configured)
-        self._write(models, self.removed | in_settings)
+        with self._alone():
+            models = tuple(model for model in self.models if model.name != name)
+            in_settings = {name}.intersection(model.name for model in configured)
+            self._write(models, self.removed | in_settings)
 
     def replace(self, configuration: dict[str, Any], *, with_models: bool) -> None:
         """Keep a whole configuration. Blocks.
@@ -134,18 +160,34 @@ class KeptModels:
         Raises:
             OSError: Nothing has changed.
         """
-        path = kept_file(self._folder)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with write_durably(path) as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(msgspec.json.format(msgspec.json.encode(configuration)) + b"\n")
-        if with_models:
-            self.path.unlink(missing_ok=True)
-            self.models, self.removed = (), frozenset()
+        with self._alone():
+            with write_durably(kept_file(self._folder)) as file:
+                os.fchmod(file.fileno(), 0o600)
+                file.write(msgspec.json.format(msgspec.json.encode(configuration)) + b"\n")
+            if with_models:
+                self.path.unlink(missing_ok=True)
+                self.models, self.removed = (), frozenset()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Know what is in the file, and have nobody else change it until the block ends.
+
+        Raises:
+            OSError: That cannot be had.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with hold_lock(self.path.with_name("models.lock"), LOCK_SECONDS):
+                self._read()
+                yield
+        except AlreadyLocked as error:
+            told = f"another server, process {error.owner}, holds it"
+            raise OSError(errno.EAGAIN, told) from None
+        except SettingsFault as error:
+            raise OSError(errno.EINVAL, "; ".join(map(str, error.faults))) from None
 
     def _write(self, models: tuple[ModelSettings, ...], removed: frozenset[str]) -> None:
         content = _Content([as_written(model) for model in models], sorted(removed))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         with write_durably(self.path) as file:
             file.write(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
         self.models, self.removed = models, removed

@@ -21,6 +21,7 @@ from appliance.configuration import Configuration
 from appliance.engine.service import Engine
 from appliance.engine.swap_folder import SwapFolder
 from appliance.idle import watch_idleness
+from appliance.listening import bind_shared, take_waiting
 from appliance.logs import LogTail, configure_logging
 from appliance.settings import Settings
 
@@ -107,9 +108,17 @@ class ApplianceServer(uvicorn.Server):
         self._is_told = True
         self._stop()
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, and say where."""
+        await super().startup(sockets)
+        if sockets is not None and self.started:
+            self._log_started_message(sockets)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish what was accepted, and answer the rest when the time for that is over."""
         deadline = asyncio.get_running_loop().time() + self._drain_seconds
+        if sockets is not None:
+            await self._leave_to_others(sockets)
         await self._linger()
         meanwhile = [
             asyncio.create_task(self._end_at(deadline)),
@@ -120,6 +129,30 @@ class ApplianceServer(uvicorn.Server):
         finally:
             for task in meanwhile:
                 task.cancel()
+
+    async def _leave_to_others(self, sockets: list[socket.socket]) -> None:
+        """Stop listening at once, so that new connections go to the servers that share the port."""
+        loop = asyncio.get_running_loop()
+        taken = []
+        for listener, server in zip(sockets, self.servers, strict=True):
+            # Nothing between the two: what comes there is lost.
+            taken += take_waiting(listener)
+            server.close()
+
+        async def serve(connection: socket.socket) -> None:
+            with suppress(OSError):  # of a client that has left, or does not get on with TLS
+                await loop.connect_accepted_socket(self._protocol, connection, ssl=self.config.ssl)
+
+        serving = [asyncio.create_task(serve(connection)) for connection in taken]
+        if serving:  # a TLS handshake takes as long as the client likes
+            await asyncio.wait(serving, timeout=LINGER_SECONDS)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return BoundedHttp(
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
 
     async def _linger(self) -> None:
         """Wait until each connection was told to close, by an answer to its next request.
@@ -203,6 +236,8 @@ def serve(configuration: Configuration) -> int:
     tail = configure_logging(settings)
     for note in configuration.notes:
         logger.info(note)
+    if settings.route is not None:
+        logger.info("route: published at %s", settings.route)
     if settings.auth == "none":
         logger.warning("auth is none: whoever reaches %s may use the server", settings.host)
     if settings.disk_swap:
@@ -211,6 +246,11 @@ def serve(configuration: Configuration) -> int:
         except OSError as error:
             logger.error("swap_dir: %s", error)
             return EXIT_FAILED
+    try:
+        sockets = bind_shared(settings.host, settings.port) if settings.reuse_port else None
+    except OSError as error:
+        logger.error("reuse_port: %s", error.strerror or error)
+        return EXIT_FAILED
     allow_many_connections()
     sys.setswitchinterval(SWITCH_SECONDS)
     server = ApplianceServer(settings, tail, configuration)
@@ -220,7 +260,7 @@ def serve(configuration: Configuration) -> int:
         logger.error("tls_certificate, tls_key: %s", error)
         return EXIT_FAILED
     with suppress(SystemExit):  # uvicorn's way to say that the port is taken
-        server.run()
+        server.run(sockets)
     code = server.exit_code if server.started else EXIT_FAILED
     if server.hangs:  # the interpreter would wait for its threads, or trip over them
         logging.shutdown()

@@ -10,11 +10,9 @@ in :mod:`appliance.configuration`.
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     BeforeValidator,
@@ -28,14 +26,14 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from appliance.model_settings import EMBEDDED_PREFIX, ModelSettings, TokenIds, decode_items
+from appliance.model_settings import ModelSettings, TokenIds, decode_items
+from appliance.model_sources import EMBEDDED_PREFIX
+from appliance.published import name_in_the_way, tell_clash
+from appliance.setting_values import CollectorUrl, DatabaseUrl, Origin, QueueName, Route
 
 __all__ = ["EMBEDDED_PREFIX", "ENV_PREFIX", "ModelSettings", "Settings", "TokenIds"]
 
 ENV_PREFIX = "APPLIANCE_"
-_POSTGRESQL = re.compile(r"postgres(ql)?(\+psycopg)?://")
-_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/?#\s*]+", re.IGNORECASE)
-_COLLECTOR = re.compile(r"https?://[^/?#\s@]+(/[^?#\s@]*)?", re.IGNORECASE)
 DEFAULT_MODEL = f"{EMBEDDED_PREFIX}all-MiniLM-L6-v2"
 
 
@@ -71,11 +69,24 @@ class Settings(BaseSettings):
     project: str | None = None
     """Label that this instance shares with others that belong together."""
 
+    queue: QueueName | None = None
+    """Placement: name of the scheduler's queue or node pool, written into the Kubernetes and Ray
+    specs. The server itself only tells it."""
+
+    route: Route | None = None
+    """Public URL (`https://ai.example.com/embeddings`) or path (`/embeddings`) under which a
+    gateway publishes the server; it may cut the path off or pass it on. The endpoints that the
+    server tells begin with it. Unset: it is reached by host and port as they are."""
+
     host: str = "127.0.0.1"
     """Address to listen on. `0.0.0.0`: every interface."""
 
     port: int = Field(default=8080, ge=0, le=65535)
     """Port to listen on. `0`: any free one, printed at the start."""
+
+    reuse_port: bool = False
+    """Let other servers of the same user that have this set listen on the same `host` and `port`;
+    the system shares the connections out."""
 
     models: Annotated[tuple[ModelSettings, ...], BeforeValidator(_models_from_shorthand)] = Field(
         default=(ModelSettings(model=DEFAULT_MODEL),), min_length=1
@@ -96,12 +107,12 @@ class Settings(BaseSettings):
     while `api_keys` is unset, else yes. Where one is needed and none exists, a first one is made
     and printed to the log."""
 
-    database_url: SecretStr | None = None
-    """PostgreSQL database for tokens and the list of files and batches,
+    database_url: DatabaseUrl | None = None
+    """PostgreSQL database for tokens, their quotas, and the list of files and batches,
     `postgresql://user:password@host/name`, which several instances may share. Unset: a SQLite file
-    in `data_dir`."""
+    in `data_dir`, and each process counts quotas for itself."""
 
-    otlp_endpoint: str | None = None
+    otlp_endpoint: CollectorUrl | None = None
     """URL of the collector that traces and metrics are sent to by OTLP, such as
     `http://collector:4318`; with port 4317 by gRPC. It goes before `OTEL_EXPORTER_OTLP_ENDPOINT`;
     the other `OTEL_*` variables work too. Unset: nothing is sent."""
@@ -120,7 +131,7 @@ class Settings(BaseSettings):
     tls_key: Path | None = None
     """File with the certificate's key. Unset: it is in the file of the certificate."""
 
-    cors_allow_origins: tuple[str, ...] = ()
+    cors_allow_origins: tuple[Origin, ...] = ()
     """Origins whose web pages may call the API, such as `https://app.example.com`; `*`: all.
     Unset: none."""
 
@@ -225,39 +236,6 @@ class Settings(BaseSettings):
     def _decode_strings(cls, value: object) -> object:
         return decode_items(value)
 
-    @field_validator("otlp_endpoint")
-    @classmethod
-    def _is_a_url(cls, value: str | None) -> str | None:
-        # A password would show in exports and error messages: OTEL_EXPORTER_OTLP_HEADERS is for it.
-        if value is not None and not _COLLECTOR.fullmatch(value):
-            raise ValueError(
-                "it must be a URL such as http://collector:4318, with no user or password in it"
-            )
-        return value
-
-    @field_validator("database_url")
-    @classmethod
-    def _is_of_postgresql(cls, value: SecretStr | None) -> SecretStr | None:
-        # The value may hold a password, so that no message repeats any of it.
-        if value is not None and not _POSTGRESQL.match(value.get_secret_value()):
-            raise ValueError("it must begin with postgresql://")
-        try:
-            _ = value and urlsplit(value.get_secret_value()).port
-        except ValueError:
-            raise ValueError("its host or port is malformed") from None
-        return value
-
-    @field_validator("cors_allow_origins")
-    @classmethod
-    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in value:
-            if not _ORIGIN.fullmatch(origin):
-                raise ValueError(
-                    f"{origin!r} is no origin; one is written as https://app.example.com, with no"
-                    " path, or is *"
-                )
-        return value
-
     @model_validator(mode="after")
     def _has_a_certificate_for_its_key(self) -> Self:
         if self.tls_key is not None and self.tls_certificate is None:
@@ -289,4 +267,6 @@ class Settings(BaseSettings):
                         " or take the alias away"
                     )
                 seen.add(name)
+        if clashing := name_in_the_way(self.route, seen):
+            raise ValueError(tell_clash(self.route, clashing))
         return self

@@ -19,6 +19,7 @@ __all__ = [
     "Values",
     "add_settings_flags",
     "by_number",
+    "parse_values",
     "read_environment",
     "read_file",
     "unknown_variables",
@@ -85,7 +86,12 @@ def read_file(config: Path) -> Values:
     """
     if not config.is_file():
         raise FileNotFoundError("there is no such settings file")
-    values = json.loads(config.read_text(encoding="utf-8"))
+    return parse_values(config.read_text(encoding="utf-8"))
+
+
+def parse_values(text: str) -> Values:
+    """What the text of such a file says; raises as :func:`read_file`."""
+    values = json.loads(text)
     if not isinstance(values, dict):
         raise TypeError("it must hold a JSON object")
     return values

@@ -150,17 +150,32 @@ class Recorder:
             logger.exception("the series will not be kept")
 
     async def _keep_for_ever(self, folder: Path) -> None:
-        """Put back what was kept, and write once a minute. The database's faults are waited out."""
+        """Put back what was kept, and write once a minute. The database's faults are waited out.
+
+        So is another server that keeps its own series there.
+        """
+        began = self.clock.wall
         self._store = store = await asyncio.to_thread(_import_and_make, folder)
+        is_told = False
         while True:
             with suppress(StoreUnavailable):  # which the store has logged
                 if not self.is_keeping:
                     await store.migrate()
-                    rows = await store.read(self.clock.wall)
-                    self.history.restore(rows)
-                    self.is_keeping = True
-                await store.write(self.history, self.clock.wall)
+                    self.is_keeping = await self._take_over(store, began)
+                if self.is_keeping:
+                    await store.write(self.history, self.clock.wall)
+                elif not is_told:
+                    logger.info("another server keeps its time series in %s; this one none", folder)
+                    is_told = True
             await asyncio.sleep(MINUTE)
+
+    async def _take_over(self, store: SeriesStore, began: float) -> bool:
+        """Put back what was kept up to a moment; ``False`` if another server keeps its own."""
+        if not await store.claim():
+            return False
+        rows = await store.read(self.clock.wall)
+        self.history.restore(row for row in rows if row[1] <= began)
+        return True
 
 
 def _columns(gpus: list[str]) -> list[str]:

@@ -2,13 +2,16 @@
 """The points on disk: a table in the instance's SQLite file.
 
 They are the instance's own, so they stay in its ``data_dir`` where tokens are in a PostgreSQL that
-several instances share. A day takes a megabyte or so.
+several instances share. Of several servers on one ``data_dir``, one keeps its points there. A day
+takes a megabyte or so.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,14 @@ from sqlalchemy.dialects.sqlite import insert
 
 from appliance.database import Database, Schema
 from appliance.database_file import database_file
+from appliance.durable import AlreadyLocked, hold_lock
+from appliance.errors import StoreUnavailable
 from appliance.series.history import FINE_STEP, HOUR, LONGEST_WINDOW, MINUTE, History, Row
 from appliance.series.schema import metadata, points
 
 __all__ = ["SCHEMA", "SeriesStore"]
+
+logger = logging.getLogger(__name__)
 
 SCHEMA = Schema(
     what="series",
@@ -47,10 +54,28 @@ class SeriesStore:
 
     def __init__(self, folder: Path) -> None:
         self.database = Database(database_file(folder), SCHEMA)
+        self._lock = database_file(folder).with_name("series.lock")
+        self._held = ExitStack()
+        self._is_claimed = False
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, and leave the file to others."""
         await self.database.close()
+        await asyncio.to_thread(self._held.close)
+
+    async def claim(self) -> bool:
+        """Have the points to oneself, once the table is there; whether no other server has."""
+        if self._is_claimed:
+            return True
+        try:
+            await asyncio.to_thread(self._held.enter_context, hold_lock(self._lock))
+        except AlreadyLocked:
+            return False
+        except OSError as error:
+            logger.error("%s: %s", self._lock, error.strerror)
+            raise StoreUnavailable(f"{self._lock} cannot be locked.") from None
+        self._is_claimed = True
+        return True
 
     async def migrate(self) -> None:
         """Make the table, or bring it up to date."""

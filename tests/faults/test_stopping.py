@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import pytest
 
+from appliance.listening import bind_shared, take_waiting
 from appliance.server import ApplianceServer
 from appliance.settings import ModelSettings, Settings
 from tests.api.management import Asked
@@ -94,13 +97,14 @@ def test_a_second_signal_stops_at_once(second: signal.Signals) -> None:
 
 @contextmanager
 def serving(
-    monkeypatch: pytest.MonkeyPatch, backend: Callable[[], FakeBackend], **options: float
+    monkeypatch: pytest.MonkeyPatch, backend: Callable[[], FakeBackend], **options: Any
 ) -> Iterator[tuple[RunningServer, Callable[[], None], threading.Thread]]:
     """The whole server but its process, and what tells it to stop."""
-    monkeypatch.setattr("appliance.engine.service._load_with_torch", loading(lambda _: backend()))
+    monkeypatch.setattr("appliance.engine.service.load_with_torch", loading(lambda _: backend()))
     settings = Settings(models=(ModelSettings(model=MODEL),), port=0, cpu_workers=1, **options)
     server = ApplianceServer(settings)
-    thread = threading.Thread(target=server.run)
+    sockets = bind_shared(settings.host, settings.port) if settings.reuse_port else None
+    thread = threading.Thread(target=server.run, args=(sockets,))
     thread.start()
     until(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]
@@ -147,6 +151,29 @@ def test_open_connections_are_served_once_more_and_told_to_close(
             idle.get("/ready")
 
 
+def test_who_connects_as_a_shared_port_is_left_is_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    late: list[socket.socket] = []
+
+    def take(listener: socket.socket) -> list[socket.socket]:
+        late.append(socket.create_connection(listener.getsockname(), PATIENCE))
+        late[-1].sendall(b"GET /ready HTTP/1.1\r\nhost: x\r\n\r\n")
+        return take_waiting(listener)
+
+    monkeypatch.setattr("appliance.server.take_waiting", take)
+    with serving(monkeypatch, FakeBackend, reuse_port=True) as (server, stop, thread):
+        stop()
+        until(lambda: bool(late))
+        with late[0] as client, client.makefile("rb") as answer:
+            assert answer.readline() == b"HTTP/1.1 503 Service Unavailable\r\n"
+            assert b"connection: close\r\n" in answer.readlines()
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(server.url)
+        thread.join(60)
+        assert not thread.is_alive()
+
+
 def test_what_is_not_done_in_time_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate()
     with serving(
@@ -179,7 +206,7 @@ from tests.fakes import FakeBackend, loading
 
 device.STOP_SECONDS = 0.1
 hang = threading.Event().wait
-service._load_with_torch = loading(lambda _: FakeBackend(before_forward=lambda _: hang()))
+service.load_with_torch = loading(lambda _: FakeBackend(before_forward=lambda _: hang()))
 logging.basicConfig(level="INFO")
 model = ModelSettings(model="fake/model")
 sys.exit(serve(Configuration.of(Settings(models=(model,), port=0, drain_timeout_seconds=0.1))))
@@ -223,7 +250,7 @@ def load(settings, model, rooms):
         return FakePrepared()
     return hang() if {where!r} == "downloading" else Prepared()
 
-service._load_with_torch = load
+service.load_with_torch = load
 logging.basicConfig(level="INFO")
 models = (ModelSettings(model="fake/model"), ModelSettings(model="slow", eager=False))
 sys.exit(serve(Configuration.of(Settings(models=models, port=0, drain_timeout_seconds=0.5))))

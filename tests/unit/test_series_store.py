@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from sqlalchemy import Connection
 from appliance.access.store import TokenStore
 from appliance.database_file import database_file
 from appliance.errors import StoreUnavailable
+from appliance.series import recorder as recording
 from appliance.series.histogram import BUCKETS
 from appliance.series.history import FINE_STEP, HOUR, History
 from appliance.series.recorder import Recorder
@@ -38,6 +41,11 @@ async def opened(folder: Path) -> SeriesStore:
     store = SeriesStore(folder)
     await store.migrate()
     return store
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    while not holds():  # noqa: ASYNC110  # no event
+        await asyncio.sleep(0.01)
 
 
 async def test_points_outlive_the_process(tmp_path: Path) -> None:
@@ -159,6 +167,23 @@ async def test_a_recorder_counts_requests_and_keeps_them_when_it_stops(tmp_path:
     assert (latencies == counted(10, 20)).all()
     assert totals["queue.tokens"] > 0
     assert totals["memory.process"] > 0
+
+
+async def test_of_two_servers_on_one_folder_one_keeps_its_series_until_it_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, recording.__name__)
+    monkeypatch.setattr(recording, "MINUTE", 0.05)
+    one, two = (Recorder(tmp_path, lambda: 0) for _ in range(2))
+    one.start()
+    await eventually(lambda: one.is_keeping)
+    two.start()
+    await eventually(lambda: "another server keeps its time series" in caplog.text)
+    assert not two.is_keeping
+    await one.stop()
+    await eventually(lambda: two.is_keeping)
+    await two.stop()
+    assert not (tmp_path / "series.lock").exists()
 
 
 async def test_a_recorder_goes_on_where_nothing_can_be_kept(
