@@ -100,7 +100,7 @@ class Configuration:
             if name in kept
             and source != "kept"
             and not is_secret(name)
-            and getattr(wanted, name) != getattr(self.settings, name)
+            and _open(wanted, name) != _open(self.settings, name)
         }
 
     def with_kept(self, values: Values) -> tuple[Configuration | None, list[Fault]]:
@@ -252,6 +252,14 @@ def _sources(layers: Layers) -> dict[str, Source]:
     }
 
 
+def _open(settings: Settings, name: str) -> Any:
+    """A setting's value, but for the secrets in it, which no configuration holds."""
+    value = getattr(settings, name)
+    if name != "environment":
+        return value
+    return {key: content for key, content in value.items() if not sounds_secret(key)}
+
+
 def _as_list(names: object) -> list[Any]:
     names = decode_items(names)
     return names if isinstance(names, list) else []
@@ -276,7 +284,8 @@ def _missing_secrets(settings: Settings) -> list[Fault]:
     faults = []
     for name in settings.secrets_omitted:
         head, _, key = name.partition(".")
-        if not (key in settings.environment if key else getattr(settings, head, None)):
+        given = key in settings.environment if key else getattr(settings, head, None)
+        if not given and not (head == "hf_token" and os.environ.get("HF_TOKEN")):
             variable = f"{ENV_PREFIX}{head.upper()}" + (f"__{key}" if key else "")
             told = (
                 f"the imported file leaves out {name!r}; set {variable}, or take {name!r} from the"

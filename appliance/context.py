@@ -8,16 +8,18 @@ import logging
 import random
 import re
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
+from http import HTTPStatus
 from typing import TypeVar
 
 from litestar.enums import ScopeType
+from litestar.routes import BaseRoute, HTTPRoute
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from appliance.errors import ClientLeft
 from appliance.logs import current_request_id
 
-__all__ = ["RequestContext", "elapsed_milliseconds", "while_connected"]
+__all__ = ["RequestContext", "UnderRoute", "elapsed_milliseconds", "while_connected"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +70,55 @@ class RequestContext:
             await self._app(scope, receive, send_with_id)
         finally:
             _log(scope, status)
+
+
+class UnderRoute:
+    """ASGI middleware for gateways that pass on the path that they publish the server under.
+
+    What is asked for below that path is taken as if the gateway had cut it off; those that do cut
+    it off need nothing. An answer that leads elsewhere leads there under the path.
+
+    Args:
+        app: The application within.
+        path: Where the server is published, such as ``/embeddings``.
+        routes: The server's own, one of which may be at just this path.
+    """
+
+    def __init__(self, app: ASGIApp, path: str, routes: Iterable[BaseRoute]) -> None:
+        self._app = app
+        self._path = path
+        self._below = f"{path}/"
+        self._raw = path.encode()
+        self._methods = {
+            method
+            for route in routes
+            if isinstance(route, HTTPRoute) and route.path == path
+            for method in route.methods
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one connection on."""
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"]
+        is_itself = path == self._path and scope["method"] not in self._methods
+        if is_itself or path.startswith(self._below):
+            # No root_path: the framework would cut its words off wherever in a path they are.
+            raw: bytes = scope["raw_path"]
+            scope = {**scope}
+            scope["path"] = path[len(self._path) :] or "/"
+            scope["raw_path"] = raw.removeprefix(self._raw)
+
+        async def send_with_path(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] != HTTPStatus.OK:
+                message["headers"] = [self._under(*header) for header in message["headers"]]
+            await send(message)
+
+        await self._app(scope, receive, send_with_path)
+
+    def _under(self, name: bytes, value: bytes) -> tuple[bytes, bytes]:
+        return name, self._raw + value if name == b"location" and value[:1] == b"/" else value
 
 
 def _log(scope: Scope, status: int) -> None:

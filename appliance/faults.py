@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple, get_args
 
@@ -21,6 +22,9 @@ __all__ = [
 ]
 
 NO_SUCH_SETTING = "there is no such setting; `appliance config schema` lists them all"
+_USER = re.compile(r"//[^/?#\s]*@")
+"""A user in a URL, beside whom a password may stand."""
+
 _SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSW", "CREDENTIAL", "AUTH", "HEADERS")
 
 
@@ -93,6 +97,7 @@ def _find(fault: Any, where: str) -> Fault:
     head = str(fault["loc"][0]) if fault["loc"] else ""
     value = fault["input"]
     may_be_secret = head == "environment" or is_secret(head)
+    may_be_secret |= isinstance(value, str) and _USER.search(value) is not None
     plain = isinstance(value, (str, int, float, bool)) and not may_be_secret
     return Fault(path, message + (f" (given: {value!r})" if plain else ""))
 

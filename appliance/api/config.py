@@ -102,6 +102,21 @@ class ConfigController(Controller):
         faults = await reconfiguration.check(await _values(request, engine))
         return Response(ConfigFaults([ConfigFault(*fault) for fault in faults]))
 
+    @post("/clone", status_code=200, operation_class=operation(body=dict[str, Any]))
+    async def clone(
+        self,
+        request: Request[Any, Any, Any],
+        engine: NamedDependency[Engine],
+        reconfiguration: NamedDependency[Reconfiguration],
+    ) -> Response[dict[str, Any]]:
+        """Export with some settings changed; changes nothing here.
+
+        The body has new values by their paths, such as ``port`` or ``models.0.dtype``; ``null``
+        takes a setting out. What results is checked.
+        """
+        changed = await reconfiguration.clone(engine, await _values(request, engine))
+        return Response(changed, headers={"cache-control": "no-store"})
+
 
 async def _values(request: Request[Any, Any, Any], engine: Engine) -> dict[str, Any]:
     seconds = engine.settings.request_timeout_seconds

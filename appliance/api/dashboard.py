@@ -23,6 +23,7 @@ from litestar.params import FromPath
 from appliance.assets import Asset, send_asset
 from appliance.engine.service import Engine
 from appliance.errors import RouteNotFound
+from appliance.published import route_path
 
 __all__ = ["DashboardController", "page_policy", "to_dashboard"]
 
@@ -40,9 +41,11 @@ _loading = threading.Lock()
 
 # By itself, as the framework lets no two controllers share a path, and a dialect has this one too.
 @route("/", http_method=_READ, sync_to_thread=False, include_in_schema=False)
-def to_dashboard() -> Response[bytes]:
+def to_dashboard(engine: NamedDependency[Engine]) -> Response[bytes]:
     """For who types the address alone."""
-    return Response(b"", status_code=307, headers={"location": "dashboard"})
+    # Relative: right behind gateways that nobody told of, if their path was typed with its slash.
+    to = "/dashboard" if route_path(engine.settings.route) else "dashboard"
+    return Response(b"", status_code=307, headers={"location": to})
 
 
 class DashboardController(Controller):

@@ -14,6 +14,7 @@ from appliance.engine.served import ModelState, ServedModel
 from appliance.engine.service import Engine
 from appliance.engine.survey import Holding, Survey
 from appliance.persistence import as_written
+from appliance.published import published
 
 __all__ = ["ModelDescription", "ModelStatus", "describe", "moment", "status_of", "survey"]
 
@@ -40,7 +41,8 @@ class ModelStatus(msgspec.Struct):
     Attributes:
         name: The name that answers carry.
         aliases: What else it answers to.
-        endpoint: Path of its own route.
+        endpoint: URL of its own route if the setting ``route`` is one, else its path, the one of
+            ``route`` included.
         state: Where it stands.
         reason: Why it failed; ``null`` if it did not.
         retry_after: Seconds until it may be tried again, after a failure.
@@ -107,15 +109,15 @@ def survey(engine: Engine, *models: ServedModel) -> Survey:
     return engine.lifecycle.fleet.survey(lane for lane in lanes if lane is not None)
 
 
-def status_of(model: ServedModel, seen: Survey) -> ModelStatus:
+def status_of(engine: Engine, model: ServedModel, seen: Survey) -> ModelStatus:
     """One model's state."""
-    return ModelStatus(**_status(model, seen))
+    return ModelStatus(**_status(engine, model, seen))
 
 
 def describe(engine: Engine, model: ServedModel, seen: Survey | None = None) -> ModelDescription:
     """One model's state and settings."""
     return ModelDescription(
-        **_status(model, survey(engine, model) if seen is None else seen),
+        **_status(engine, model, survey(engine, model) if seen is None else seen),
         created=moment(model.created),
         persisted=engine.catalogue.is_kept(model),
         settings=as_written(model.settings),
@@ -127,7 +129,7 @@ def moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(round(seconds, 3), UTC)
 
 
-def _status(model: ServedModel, seen: Survey) -> dict[str, Any]:
+def _status(engine: Engine, model: ServedModel, seen: Survey) -> dict[str, Any]:
     now = time.monotonic()
     settings = model.settings
     lane = model.lane_with_weights
@@ -136,7 +138,7 @@ def _status(model: ServedModel, seen: Survey) -> dict[str, Any]:
     return {
         "name": model.name,
         "aliases": settings.aliases,
-        "endpoint": f"/{model.name}/v1/embeddings",
+        "endpoint": published(engine.settings.route, f"/{model.name}/v1/embeddings"),
         "state": model.state,
         "reason": model.reason or None,
         "retry_after": round(left, 3) if left > 0 else None,

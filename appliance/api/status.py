@@ -30,6 +30,8 @@ class InstanceStatus(msgspec.Struct):
     Attributes:
         name: As set.
         project: As set.
+        queue: As set.
+        route: As set.
         session_id: Another one for each start.
         version: Of the program.
         started: When it was.
@@ -43,6 +45,8 @@ class InstanceStatus(msgspec.Struct):
 
     name: str
     project: str | None
+    queue: str | None
+    route: str | None
     session_id: str
     version: str
     started: datetime
@@ -128,7 +132,7 @@ class StatusController(Controller):
     def status(self, engine: NamedDependency[Engine]) -> Response[Status]:
         """State of the instance and of each model."""
         seen = survey(engine, *engine.models)
-        models = [status_of(model, seen) for model in engine.models]
+        models = [status_of(engine, model, seen) for model in engine.models]
         return Response(Status(_instance(engine), models, _resources(seen), _swaps(seen)))
 
 
@@ -138,6 +142,8 @@ def _instance(engine: Engine) -> InstanceStatus:
     return InstanceStatus(
         name=engine.settings.name,
         project=engine.settings.project,
+        queue=engine.settings.queue,
+        route=engine.settings.route,
         session_id=engine.session_id,
         version=__version__,
         started=moment(engine.started),

@@ -4,6 +4,9 @@
 /** The server's root, whatever path a gateway put before it. */
 export const root = new URL("../../", import.meta.url);
 
+/** The root as it is reached from outside, given the setting `route`; a path is one of this host. */
+export const publicRoot = (route) => (route ? new URL(`${route.replace(/\/$/, "")}/`, root) : root);
+
 const KEY = "appliance.token";
 const TIMEOUT_MS = 20_000;
 

@@ -14,7 +14,8 @@ function filled(given, { properties }) {
 /** The name that a model is served under: its own, or what follows from where it comes from. */
 function nameOf({ name, model }) {
   if (name) return name;
-  if (model.startsWith("embedded:")) return model.replace("embedded:", "");
+  const prefix = ["embedded:", "clearml://"].find((each) => model.startsWith(each));
+  if (prefix) return model.slice(prefix.length);
   return /^[./~]/.test(model) ? model.split("/").filter(Boolean).at(-1) : model;
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The example generator: a request as code, and the request itself.
 
-import { ApiError, call, root, send } from "./api.js";
+import { ApiError, call, publicRoot, root, send } from "./api.js";
 import { byId, copies, isEnabled, make, setBusy, show, write } from "./dom.js";
 import { count } from "./format.js";
 import { bodyOf, curl, langchain, python } from "./snippets.js";
@@ -15,7 +15,7 @@ const LANGUAGES = {
 const FIRST_VALUES = 8;
 const OWN = "own";
 
-const base = new URL("v1", root).href;
+let base = new URL("v1", root).href;
 let language = "tab-curl";
 let names = "";
 
@@ -34,6 +34,13 @@ function draw() {
   show(byId("example-words-field"), byId("example-prompt").value === OWN);
   write(byId("example-code").firstElementChild, LANGUAGES[language].write(base, asked()));
   write(byId("example-hint"), LANGUAGES[language].hint);
+}
+
+function place({ instance }) {
+  const now = new URL("v1", publicRoot(instance.route)).href;
+  if (now === base) return;
+  base = now;
+  draw();
 }
 
 async function offerModels({ models }) {
@@ -142,5 +149,6 @@ export function start() {
   copies(byId("copy-example"), () => byId("example-code").textContent);
   byId("run").addEventListener("click", (event) => run(event.currentTarget));
   draw();
+  onStatus(place);
   onStatus(offerModels);
 }

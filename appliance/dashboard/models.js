@@ -18,7 +18,9 @@ const rows = new Map(); // by the model's name
 const busy = new Set(); // names of models that something is done to
 
 const notice = (text, kind) => tell(byId("models-notice"), text, kind);
-const baseOf = (model) => new URL(model.endpoint.replace(/^\//, ""), root).href;
+
+/** Where a model is reached; without a route its path is one below the root, wherever that is. */
+const endpointOf = ({ endpoint }, route) => new URL(route ? endpoint : endpoint.replace(/^\//, ""), root);
 
 function cell(label, ...children) {
   return make("td", { role: "cell", "data-label": label }, ...children);
@@ -28,10 +30,11 @@ function cell(label, ...children) {
 function makeRow(first) {
   const name = make("span", { class: "model-name" }, first.name);
   const aliases = make("span", { class: "second" });
-  const base = make("code", {}, new URL(baseOf(first)).pathname);
-  const copyBase = copies(
+  const endpoint = make("code");
+  let url = root;
+  const copyEndpoint = copies(
     make("button", { type: "button", class: "quiet small", "aria-label": `Copy the endpoint of ${first.name}` }, make("span", { class: "label" }, "Copy")),
-    () => baseOf(first),
+    () => url.href,
   );
   const state = make("span", { class: "state" }, icon(first.state), make("span"));
   const why = make("span", { class: "second why" });
@@ -54,7 +57,7 @@ function makeRow(first) {
   const element = make(
     "tr",
     { role: "row" },
-    make("td", { role: "rowheader" }, name, aliases, make("span", { class: "endpoint" }, base, copyBase)),
+    make("td", { role: "rowheader" }, name, aliases, make("span", { class: "endpoint" }, endpoint, copyEndpoint)),
     cell("State", state, why),
     cell("Weights", tier, places),
     cell("Format", format, formatMore),
@@ -62,7 +65,9 @@ function makeRow(first) {
     make("td", { role: "cell" }, make("div", { class: "row-actions", role: "group", "aria-label": first.name }, ...buttons, remove)),
   );
 
-  function fill(model) {
+  function fill(model, route) {
+    url = endpointOf(model, route);
+    write(endpoint, url.origin === root.origin ? url.pathname : url.href);
     write(aliases, model.aliases.length ? `also ${model.aliases.join(", ")}` : "");
     state.dataset.state = model.state;
     setIcon(state.firstChild, model.state);
@@ -143,7 +148,7 @@ async function removeModel(button, name) {
   });
 }
 
-function draw({ models }) {
+function draw({ instance, models }) {
   const body = byId("models-rows");
   const names = new Set(models.map((model) => model.name));
   for (const [name, row] of rows) {
@@ -157,7 +162,7 @@ function draw({ models }) {
       rows.set(model.name, makeRow(model));
       body.append(rows.get(model.name).element);
     }
-    rows.get(model.name).fill(model);
+    rows.get(model.name).fill(model, instance.route);
   }
   if (!models.length) {
     body.append(make("tr", { class: "placeholder", role: "row" }, make("td", { role: "cell", colspan: 9 }, "No model is served. Add one.")));

@@ -110,12 +110,14 @@ async function clone() {
   const port = field("clone-port", "Port", config.port + 1, { type: "number", min: 0, max: 65_535 });
   const folder = field("clone-folder", "data_dir", config.data_dir ? `${config.data_dir}-clone` : "", { placeholder: "none" });
   const project = field("clone-project", "Project", config.project ?? "", { placeholder: "none" });
+  const queue = field("clone-queue", "Queue", config.queue ?? "", { placeholder: "none" });
+  const route = field("clone-route", "Route", config.route ?? "", { placeholder: "none" });
   const command = make("code", { class: "command", id: "clone-command" });
   const told = make("p", { class: "notice", role: "alert" });
 
   function wanted() {
     const changed = { ...config, name: name.input.value, port: Number(port.input.value) };
-    for (const [key, { input }] of [["data_dir", folder], ["project", project]]) {
+    for (const [key, { input }] of [["data_dir", folder], ["project", project], ["queue", queue], ["route", route]]) {
       if (input.value) changed[key] = input.value;
       else delete changed[key];
     }
@@ -128,7 +130,7 @@ async function clone() {
   const form = make(
     "form",
     { novalidate: true },
-    make("div", { class: "fields" }, name.element, port.element, project.element, folder.element),
+    make("div", { class: "fields" }, name.element, port.element, project.element, folder.element, queue.element, route.element),
     told,
     make("p", { class: "actions" }, save, cancel),
   );

@@ -16,6 +16,7 @@ from appliance.errors import (
     StorageFailed,
 )
 from appliance.persistence import KeptModels
+from appliance.published import name_in_the_way, tell_clash
 from appliance.settings import ModelSettings, Settings
 
 __all__ = ["Catalogue"]
@@ -36,7 +37,7 @@ class Catalogue:
     """
 
     def __init__(self, settings: Settings, lifecycle: Lifecycle, kept: KeptModels | None) -> None:
-        served = settings.models if kept is None else kept.served(settings.models)
+        served = settings.models if kept is None else kept.served(settings)
         self.models = [ServedModel(model) for model in served]
         self.first = [model for model in self.models if model.settings.eager]
         self.leaving: set[ServedModel] = set()
@@ -79,7 +80,7 @@ class Catalogue:
             persist: Serve it after a restart too.
 
         Raises:
-            Conflict: Another model answers to one of its names.
+            Conflict: Another model answers to one of its names, or its path is the route's.
             InvalidRequest: A name is there twice, or nothing can be kept.
             StorageFailed: It could not be kept.
         """
@@ -95,6 +96,7 @@ class Catalogue:
                     " Give the new one another name, or remove the old one.",
                     param="name" if taken[0] == settings.name else "aliases",
                 )
+            self._check_route(settings)
             if persist:
                 await self._keep(lambda kept: kept.add(settings))
             model = ServedModel(settings)
@@ -148,8 +150,11 @@ class Catalogue:
             Whether anything has changed.
 
         Raises:
+            Conflict: A model's path is that of the route which is in force.
             StorageFailed: ``keep`` raised :class:`OSError`; nothing has changed.
         """
+        for settings in wanted or ():
+            self._check_route(settings)
         async with self._changing:
             try:
                 await asyncio.to_thread(keep)
@@ -227,6 +232,14 @@ class Catalogue:
             if model.calibration is not None:
                 model.calibration.stop()
             model.tokenizers.shutdown(wait=False, cancel_futures=True)
+
+    def _check_route(self, settings: ModelSettings) -> None:
+        route = self._settings.route
+        if clashing := name_in_the_way(route, settings.names):
+            raise Conflict(
+                f"Nothing has changed: {tell_clash(route, clashing)}.",
+                param="name" if clashing == settings.name else "aliases",
+            )
 
     def _withdraw(self, model: ServedModel) -> asyncio.Task[None]:
         self.models.remove(model)

@@ -48,6 +48,7 @@ def test_the_server_takes_its_settings(
     file.write_text(json.dumps(settings(render(values))))
     read = load_settings(config=file)
     assert read.name == values.get("config", {}).get("name", "demo")
+    assert (read.queue, read.route) == (values.get("queue"), values.get("route"))
     file.write_text(json.dumps({**settings(render(values)), "drain_seconds": 3}))
     with pytest.raises(SettingsFault):
         load_settings(config=file)
@@ -137,6 +138,14 @@ def test_queue_places_pods(least: dict[str, Manifest], full: dict[str, Manifest]
     assert "nodeSelector" not in pod(least)
 
 
+def test_an_ingress_of_ones_own_has_its_route_among_the_settings() -> None:
+    made = render({**LEAST, "config": {"route": "https://ai.example.com/embeddings"}})
+    assert settings(made)["route"] == "https://ai.example.com/embeddings"
+    assert "HTTPRoute" not in made
+    same = {"queue": "gpu-small", "config": {"queue": "gpu-small"}}
+    assert settings(render({**LEAST, **same}))["queue"] == "gpu-small"
+
+
 def test_gpus_are_asked_for(least: dict[str, Manifest], full: dict[str, Manifest]) -> None:
     assert container(full)["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert "nvidia.com/gpu" in [each["key"] for each in pod(full)["tolerations"]]
@@ -218,6 +227,22 @@ def test_selectors_find_the_pods(full: dict[str, Manifest]) -> None:
         ),
         ({**LEAST, "route": "https://a.example.com"}, "gateway.parents"),
         ({**LEAST, "route": "a.example.com"}, "route"),
+        (
+            {
+                **LEAST,
+                "route": "/embeddings",
+                "gateway": {"parents": [{"name": "public"}]},
+                "config": {"route": "/other"},
+            },
+            "config.route is not what route is",
+        ),
+        ({**LEAST, "route": "https://u:p@a.example.com"}, "route"),
+        (
+            {**LEAST, "queue": "gpu", "config": {"queue": "cpu"}},
+            "config.queue is not what queue is",
+        ),
+        ({**LEAST, "config": {"queue": "cpu"}}, "config.queue is not what queue is"),
+        ({**LEAST, "queue": "gpu/small"}, "queue"),
         ({**LEAST, "nodePoolLabel": "pool"}, "queue"),
         ({**LEAST, "config": {"port": 9000}}, "config.port"),
         ({**LEAST, "config": {"api_keys": ["x"]}}, "config.api_keys"),

@@ -26,6 +26,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{ .Values.modelCache.existingClaim | default (printf "%s-models" (include "appliance.name" .)) }}
 {{- end }}
 
+{{- /* The server's settings as JSON. queue and route stand in one place, and are written here. */ -}}
+{{- define "appliance.config" -}}
+{{- $written := dict "name" (.Values.config.name | default .Release.Name) }}
+{{- range $name := list "queue" "route" }}
+{{- with index $.Values $name }}{{ $_ := set $written $name . }}{{ end }}
+{{- end }}
+{{- merge $written .Values.config | toPrettyJson }}
+{{- end }}
+
 {{- /* The most replicas there can be. */ -}}
 {{- define "appliance.most" -}}
 {{ .Values.autoscaling.enabled | ternary .Values.autoscaling.maxReplicas .Values.replicas }}
@@ -52,6 +61,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- if and .Values.nodePoolLabel (not .Values.queue) }}
 {{- fail "nodePoolLabel is set, but queue, the name of the pool, is not" }}
+{{- end }}
+{{- if and (hasKey .Values.config "queue") (ne (toString .Values.config.queue) .Values.queue) }}
+{{- fail "config.queue is not what queue is: set queue alone, which places the pods and is written to the settings" }}
+{{- end }}
+{{- if and .Values.route (hasKey .Values.config "route") (ne (toString .Values.config.route) .Values.route) }}
+{{- fail "config.route is not what route is: set route alone, which the Gateway goes by and is written to the settings" }}
 {{- end }}
 {{- range $name := list "host" "port" "data_dir" "hub_cache" "swap_dir" }}
 {{- if hasKey $.Values.config $name }}
