@@ -7,14 +7,23 @@ import argparse
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from appliance.configuration import Configuration, check_values
-from appliance.exporting import export_settings, known_commits
+from appliance.exporting import change_setting, export_settings, known_commits
 from appliance.faults import SettingsFault
 from appliance.persistence import KeptModels, models_file
+from appliance.settings import Settings
+from appliance.settings_sources import parse_values, read_file
 
-__all__ = ["add_clone_flags", "add_remote_flags", "run_config_command", "take_arguments"]
+__all__ = [
+    "add_clone_flags",
+    "add_remote_flags",
+    "import_configuration",
+    "run_config_command",
+    "take_arguments",
+]
 
 EXIT_FAILED = 1
 HIDDEN = "**********"
@@ -38,7 +47,7 @@ def add_clone_flags(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="setting to change, such as port=8081 or models.0.dtype=float16; the value is JSON or"
-        " text; can be repeated",
+        " text, and null takes the setting out; can be repeated",
     )
 
 
@@ -83,9 +92,54 @@ def run_config_command(arguments: argparse.Namespace, configuration: Configurati
     if arguments.set and (faults := check_values(data)):
         raise SettingsFault(faults)
     print(json.dumps(data, indent=2))
-    for name in data["secrets_omitted"]:
+    for name in data.get("secrets_omitted", ()):
         print(f"appliance: left out, a secret: {name}", file=sys.stderr)
     return 0
+
+
+def import_configuration(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Have a running server keep a configuration, and print what it says to that.
+
+    Args:
+        arguments: ``file``, ``base_url`` and ``api_key`` as given.
+        settings: Where the server listens and the keys it takes, unless flags say otherwise.
+
+    Returns:
+        The exit code: 0, or 1 if the server does not answer, or refuses.
+
+    Raises:
+        SettingsFault: The file holds no JSON object.
+    """
+    from appliance.models_command import ask_server
+
+    answer = ask_server(
+        "/api/config",
+        arguments.base_url,
+        arguments.api_key,
+        settings,
+        _read(arguments.file),
+    )
+    if answer is None:
+        return EXIT_FAILED
+    overridden = [f"{name} ({source})" for name, source in answer["overridden"].items()]
+    told = {
+        "in force now": answer["applied"],
+        "from the next start on": answer["at_restart"],
+        "overridden, and so without effect": overridden,
+    }
+    for what, names in told.items():
+        if names:
+            print(f"{what}: {', '.join(names)}")
+    if not any(told.values()):
+        print("kept; it says what is in force already")
+    return 0
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return parse_values(sys.stdin.read()) if str(file) == "-" else read_file(file)
+    except (OSError, TypeError, ValueError) as error:
+        raise SettingsFault([f"{file}: {error}"]) from None
 
 
 def _tell_kept(configuration: Configuration) -> None:
@@ -111,7 +165,7 @@ def _validate(configuration: Configuration) -> int:
     settings = configuration.settings
     served = settings.models
     if settings.data_dir is not None:
-        served = tuple(KeptModels(settings.data_dir).served(settings.models))
+        served = tuple(KeptModels(settings.data_dir).served(settings))
     names = ", ".join(model.name for model in served)
     print(f"the settings are good; models: {names}")
     return 0
@@ -144,14 +198,10 @@ def _change(data: dict[str, Any], change: str) -> None:
     path, equals, text = change.partition("=")
     if not equals or not path:
         raise SettingsFault([f"--set {change}: write NAME=VALUE, such as port=8081"])
-    *outer, last = path.split(".")
-    place: Any = data
     try:
-        for part in outer:
-            place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
-        place[int(last) if isinstance(place, list) else last] = _value(text)
-    except (AttributeError, IndexError, TypeError, ValueError):
-        raise SettingsFault([f"--set {change}: there is no {path}"]) from None
+        change_setting(data, path, _value(text))
+    except LookupError as error:
+        raise SettingsFault([f"--set {change}: {error.args[0]}"]) from None
 
 
 def _value(text: str) -> Any:

@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from appliance.faults import is_secret, sounds_secret
-from appliance.model_settings import is_hub_name
+from appliance.model_sources import is_hub_name
 from appliance.settings import ModelSettings, Settings
 
-__all__ = ["export_settings", "known_commits", "secret_settings", "shown_values"]
+__all__ = [
+    "change_setting",
+    "export_settings",
+    "known_commits",
+    "secret_settings",
+    "shown_values",
+]
 
 
 def secret_settings() -> list[str]:
@@ -41,6 +47,31 @@ def export_settings(settings: Settings, commits: Mapping[str, str] | None = None
         del data["environment"][key]
         data["secrets_omitted"].append(f"environment.{key}")
     return data
+
+
+def change_setting(data: dict[str, Any], path: str, value: Any) -> None:
+    """Change one value of an export.
+
+    Args:
+        data: The export; it is changed in place.
+        path: Where, such as ``port`` or ``models.0.dtype``.
+        value: As JSON has it. ``None``: what is there is taken out.
+
+    Raises:
+        LookupError: There is no such place.
+    """
+    *outer, last = path.split(".")
+    place: Any = data
+    try:
+        for part in outer:
+            place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
+        key: Any = int(last) if isinstance(place, list) else last
+        if value is not None:
+            place[key] = value
+        elif isinstance(place, list) or key in place:
+            del place[key]
+    except (AttributeError, IndexError, TypeError, ValueError):
+        raise LookupError(f"there is no {path}") from None
 
 
 def shown_values(settings: Settings) -> dict[str, Any]:

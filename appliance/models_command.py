@@ -54,18 +54,25 @@ def run_models_command(parsed: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def ask_server(path: str, base_url: str, api_key: str | None, settings: Settings) -> Any:
+def ask_server(
+    path: str,
+    base_url: str | None,
+    api_key: str | None,
+    settings: Settings,
+    put: dict[str, Any] | None = None,
+) -> Any:
     """Ask a running server for an object; ``None`` if it gives none, and why has been printed.
 
     Args:
         path: Of a management route.
-        base_url: The server.
+        base_url: The server. Unset: where the settings have it listen.
         api_key: Its key. Unset: the settings' first.
         settings: May have a key.
+        put: What to put there, and be answered to. Unset: what is there is asked for.
     """
     try:
         with _client(base_url, api_key, settings) as client:
-            return _ask(client, "GET", path)
+            return _ask(client, "GET" if put is None else "PUT", path, put)
     except CommandFault as fault:
         print(f"appliance: {fault}", file=sys.stderr)
         return None
@@ -84,9 +91,9 @@ def _own_url(settings: Settings) -> str:
     return f"{scheme}://{_LOOPBACK.get(settings.host, settings.host)}:{settings.port}"
 
 
-def _ask(client: httpx.Client, method: str, path: str) -> Any:
+def _ask(client: httpx.Client, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
     try:
-        answer = client.request(method, path)
+        answer = client.request(method, path, json=body)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise CommandFault(
             f"no server answers at {client.base_url}: {error}; --base-url says where it is"

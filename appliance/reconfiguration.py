@@ -4,15 +4,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from appliance.configuration import Configuration, Source
+from appliance.configuration import Configuration, Source, check_values
 from appliance.engine.service import Engine
 from appliance.errors import Conflict, InvalidRequest
-from appliance.exporting import export_settings, known_commits, secret_settings, shown_values
+from appliance.exporting import (
+    change_setting,
+    export_settings,
+    known_commits,
+    secret_settings,
+    shown_values,
+)
 from appliance.faults import Fault
 from appliance.persistence import KeptModels
 from appliance.settings import Settings
@@ -71,6 +77,28 @@ class Reconfiguration:
         settings = self._current(engine)
         return export_settings(settings, await _commits(engine))
 
+    async def clone(self, engine: Engine, changes: Values) -> dict[str, Any]:
+        """The export with some settings changed.
+
+        Args:
+            engine: The engine.
+            changes: New values by their paths, such as ``models.0.dtype``; ``None`` takes out what
+                is there.
+
+        Raises:
+            InvalidRequest: There is no such place, or no instance could start with it.
+        """
+        data = await self.export(engine)
+        for path, value in changes.items():
+            try:
+                change_setting(data, path, value)
+            except LookupError as error:
+                told = f"The configuration cannot be changed so: {error.args[0]}."
+                raise InvalidRequest(told, param=path) from None
+        if faults := await asyncio.to_thread(check_values, data):
+            raise _invalid(faults)
+        return data
+
     def report(self, engine: Engine) -> SettingsReport:
         """All that a form needs."""
         return SettingsReport(
@@ -107,10 +135,7 @@ class Reconfiguration:
             )
         found, faults = await asyncio.to_thread(self._configuration.with_kept, values)
         if found is None:
-            told = "; ".join(str(fault) for fault in faults)
-            raise InvalidRequest(
-                f"The configuration is invalid. {told}.", param=faults[0].param or None
-            )
+            raise _invalid(faults)
         content = {name: value for name, value in values.items() if name != "data_dir"}
         overridden = await asyncio.to_thread(lambda: found.overridden)
         # If flags or the environment name the models, it is these that are changed at run time.
@@ -135,6 +160,11 @@ class Reconfiguration:
     def _current(self, engine: Engine) -> Settings:
         models = tuple(model.settings for model in engine.models)
         return self._configuration.settings.model_copy(update={"models": models})
+
+
+def _invalid(faults: Sequence[Fault]) -> InvalidRequest:
+    told = "; ".join(str(fault) for fault in faults)
+    return InvalidRequest(f"The configuration is invalid. {told}.", param=faults[0].param or None)
 
 
 async def _commits(engine: Engine) -> Mapping[str, str]:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import jsonschema
 import pytest
 
@@ -206,41 +205,6 @@ def test_nothing_changes_where_nothing_can_be_written(tmp_path: Path) -> None:
         assert names_of(server) == ["a", "b"]
 
 
-def test_an_instance_cloned_over_http_serves_equal_models(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def vectors(server: RunningServer, name: str) -> Any:
-        answer = server.embed(model=name, input=["a", "b c"])
-        assert answer.status_code == 200, answer.text
-        return answer.json()["data"]
-
-    one, two = tmp_path / "one", tmp_path / "two"
-    with run_process("--data-dir", str(one), "--name", "first") as first:
-        add(first, f"embedded:{REAL_MODEL}", name="added", aliases=["n"], normalize=False)
-        eventually(lambda: first.embed(model="added", input="a").status_code == 200)
-        export = exported(first)
-        expected = [vectors(first, name) for name in (REAL_MODEL, "n")]
-        with run_process("--data-dir", str(two)) as second:
-            answer = put(second, export)
-            assert answer["applied"] == ["models"]
-            assert answer["at_restart"] == ["name"]
-            assert answer["overridden"] == {"data_dir": "flags"}
-            eventually(lambda: second.embed(model="added", input="a").status_code == 200)
-            assert [vectors(second, name) for name in (REAL_MODEL, "n")] == expected
-        clone = ["config", "clone", "--base-url", first.url]
-        assert main([*clone, "--set", "name=third", "--set", "models.0.dtype=float16"]) == 0
-    cloned = json.loads(capsys.readouterr().out)
-    assert cloned["models"][0].pop("dtype") == "float16"
-    del export["models"][0]["dtype"]
-    assert cloned == {**export, "name": "third"}
-    with run_process("--data-dir", str(two)) as second:
-        assert names_of(second) == [REAL_MODEL, "added"]
-        assert httpx.get(f"{second.url}/api/status").json()["instance"]["name"] == "first"
-        assert [vectors(second, name) for name in (REAL_MODEL, "n")] == expected
-        sources = api(second, "GET", "config/schema").json()["sources"]
-        assert (sources["name"], sources["port"], sources["data_dir"]) == ("kept", "flags", "flags")
-
-
 def test_an_export_of_a_running_instance_is_printed(
     server: RunningServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -249,6 +213,32 @@ def test_an_export_of_a_running_instance_is_printed(
     assert json.loads(capsys.readouterr().out) == exported(server)
     assert main(["config", "export", "--base-url", "http://127.0.0.1:1"]) == 1
     assert "no server answers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "param", "message"),
+    [
+        ({"port": "x"}, "port", "port: Input should be a valid integer"),
+        ({"prot": 1}, "prot", "there is no such setting"),
+        ({"models.7.dtype": "float16"}, "models.7.dtype", "there is no models.7.dtype"),
+        ({"models.0.name": "b", "port": 1}, "settings", "two models answer to 'b'"),
+        ({"hf_token": "planted"}, "hf_token", "a configuration holds no secrets"),
+        ({"environment.MY_TOKEN": "planted"}, "environment.MY_TOKEN", "holds no secrets"),
+        ({"models": None}, None, ""),
+        ({"models.1": None, "project": None}, None, ""),
+    ],
+)
+def test_a_clone_over_http_has_the_changes_or_tells_what_is_wrong(
+    changes: dict[str, Any], param: str | None, message: str, server: RunningServer
+) -> None:
+    answer = api(server, "POST", "config/clone", json=changes)
+    if message:
+        assert_error(answer, 400, message, param)
+        assert "planted" not in answer.text
+        return
+    found = answer.json()
+    assert [model["name"] for model in found.pop("models", [])] in ([], ["a"])
+    assert found == {name: v for name, v in exported(server).items() if name != "models"}
 
 
 @pytest.mark.parametrize(

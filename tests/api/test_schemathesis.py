@@ -74,6 +74,11 @@ include-operation-id = "put_api_config"
 checks.positive_data_acceptance.enabled = false
 
 [[operations]]
+# What is changed has to be there.
+include-operation-id = "post_api_config_clone"
+checks.positive_data_acceptance.enabled = false
+
+[[operations]]
 # expires_at must be in the future; names must be printable.
 include-operation-id = "post_api_tokens"
 checks.positive_data_acceptance.enabled = false

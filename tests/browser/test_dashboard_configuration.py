@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[RunningServer]:
     """With settings from flags, variables and, once something is saved, the kept file."""
-    flags = ("--data-dir", str(folder), "--turn-seconds", "0.4")
+    flags = ("--data-dir", str(folder), "--turn-seconds", "0.4", "--queue", "gpu", "--route", "/ai")
     with run_process(*flags, environment=ENVIRONMENT) as running:
         yield running
 
@@ -65,6 +65,25 @@ def test_every_setting_has_a_field_and_its_meaning(
     for name in ("auth", "cors_allow_origins", "environment", "drain_timeout_seconds"):
         meaning = known["schema"]["properties"][name]["description"]
         expect(setting(page, name)).to_contain_text(meaning.split("`")[0].split("\n")[0])
+
+
+def test_endpoints_and_examples_are_told_by_the_route(
+    server: RunningServer, open_page: Opener
+) -> None:
+    page = open_page(f"{server.url}/ai/dashboard")
+    for path in ("/ai/dashboard", "/dashboard"):
+        page.goto(server.url + path)
+        endpoint = row(page, REAL_MODEL).locator(".endpoint code")
+        expect(endpoint).to_have_text(f"/ai/{REAL_MODEL}/v1/embeddings")
+        expect(page.locator("#example-code")).to_contain_text(f"{server.url}/ai/v1/embeddings")
+        page.get_by_role("button", name="Run it").click()
+        expect(page.locator("#result")).to_contain_text("200 OK")
+        instance = page.locator('#settings-groups > .group[data-title="Instance"]')
+        for name, value in (("queue", "gpu"), ("route", "/ai")):
+            expect(instance.locator(f'[data-param="{name}"] input')).to_have_value(value)
+    root = "import('/dashboard/static/api.js').then(({ publicRoot }) => publicRoot('{}').href)"
+    for url in ("https://ai.example.com", "https://ai.example.com/team/embeddings"):
+        assert page.evaluate(root.replace("{}", url)) == f"{url}/"
 
 
 def test_what_is_set_elsewhere_is_locked_and_secrets_are_not_shown(

@@ -180,6 +180,9 @@ def test_an_import_is_refused_until_each_omitted_secret_is_given(
     monkeypatch.setenv("APPLIANCE_HF_TOKEN", "x")
     monkeypatch.setenv("APPLIANCE_API_KEYS", "y")
     assert load_settings(config=config).hf_token == SecretStr("x")
+    monkeypatch.delenv("APPLIANCE_HF_TOKEN")
+    monkeypatch.setenv("HF_TOKEN", "x")  # which the hub's library reads itself
+    assert load_settings(config=config).hf_token is None
 
 
 def test_an_omitted_variable_can_be_given_as_the_refusal_says(
