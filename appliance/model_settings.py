@@ -20,16 +20,10 @@ from pydantic import (
     model_validator,
 )
 
-__all__ = [
-    "EMBEDDED_PREFIX",
-    "ModelSettings",
-    "TokenIds",
-    "check_keep_alive",
-    "decode_items",
-    "is_hub_name",
-]
+from appliance.model_sources import check_source, name_of
 
-EMBEDDED_PREFIX = "embedded:"
+__all__ = ["ModelSettings", "TokenIds", "check_keep_alive", "decode_items"]
+
 MOST_NAME_CHARACTERS = 256
 OWN_PATHS = frozenset({"api", "dashboard", "docs"})
 """First parts of the paths by which the server is managed and looked at."""
@@ -60,12 +54,13 @@ class ModelSettings(BaseModel):
     )
 
     model: str = Field(min_length=1)
-    """Where the model comes from: a hub name (`BAAI/bge-small-en-v1.5`), a local folder, or
-    `embedded:all-MiniLM-L6-v2`, which needs no download."""
+    """Where the model comes from: a hub name (`BAAI/bge-small-en-v1.5`), a local folder,
+    `clearml://` and the id of a ClearML model, or `embedded:all-MiniLM-L6-v2`, which needs no
+    download."""
 
     name: str = ""
     """The name clients ask for. Unset: the hub name, the folder's own name, or what follows
-    `embedded:`."""
+    `embedded:` or `clearml://`."""
 
     aliases: tuple[str, ...] = ()
     """Further names that reach the same model, such as `text-embedding-3-small`."""
@@ -198,7 +193,12 @@ class ModelSettings(BaseModel):
         if not isinstance(data, dict) or data.get("name", "") != "":
             return data
         model = data.get("model")
-        return {**data, "name": _name_of(model)} if isinstance(model, str) else data
+        return {**data, "name": name_of(model)} if isinstance(model, str) else data
+
+    @model_validator(mode="after")
+    def _source_is_possible(self) -> Self:
+        check_source(self.model, self.revision)
+        return self
 
     @model_validator(mode="after")
     def _placement_is_possible(self) -> Self:
@@ -243,27 +243,6 @@ class ModelSettings(BaseModel):
                     f" /{owner}; set another name"
                 )
         return self
-
-
-def _name_of(model: str) -> str:
-    if model.startswith(EMBEDDED_PREFIX):
-        return model.removeprefix(EMBEDDED_PREFIX)
-    if is_hub_name(model):
-        return model
-    try:
-        return Path(model).expanduser().resolve().name
-    except (OSError, RuntimeError) as error:  # there is no such home, or can be no such folder
-        raise ValueError(f"it names no folder: {error}") from None
-
-
-def is_hub_name(model: str) -> bool:
-    """Whether a model comes from the hub, rather than from a folder here or from a package."""
-    if model.startswith((".", "/", "~", EMBEDDED_PREFIX)):
-        return False
-    try:
-        return not Path(model).is_dir()
-    except (OSError, ValueError):  # there can be no such folder
-        return True
 
 
 def decode_items(value: object) -> object:

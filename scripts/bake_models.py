@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from appliance.engine.sources import locate_model
 from appliance.errors import ModelUnavailable
 from appliance.model_settings import ModelSettings, decode_items
-from appliance.settings import EMBEDDED_PREFIX
+from appliance.model_sources import CLEARML_PREFIX, EMBEDDED_PREFIX
 
 
 def read_models(text: str) -> list[Mapping[str, Any]]:
@@ -67,6 +67,8 @@ def _bake_one(folder: Path, model: Mapping[str, Any]) -> str:
     settings = ModelSettings.model_validate(model)
     if settings.model.startswith(EMBEDDED_PREFIX):
         return settings.model
+    if settings.model.startswith(CLEARML_PREFIX):
+        raise ModelUnavailable("a build has no keys for ClearML; name it where the server starts")
     with tempfile.TemporaryDirectory() as cache:
         found = locate_model(
             settings.model,

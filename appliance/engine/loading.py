@@ -40,7 +40,7 @@ from appliance.engine.tokenizer import NO_LIMIT, ModelTokenizer
 from appliance.engine.transformer import longest_by_positions
 from appliance.engine.weights import check_weights
 from appliance.errors import ModelUnavailable
-from appliance.model_settings import is_hub_name
+from appliance.model_sources import is_hub_name
 from appliance.settings import ModelSettings, Settings
 
 __all__ = ["PreparedModel", "load_model", "prepare_model"]

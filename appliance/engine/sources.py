@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a model's files are: in an installed package, in a folder, or on the hub."""
+"""Where a model's files are: in an installed package, in a folder, on the hub, or in ClearML."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from appliance.engine import clearml_models
 from appliance.engine.hub import download
 from appliance.engine.weights import SPARSE_HEAD, safetensors_of
 from appliance.errors import ModelUnavailable
-from appliance.settings import EMBEDDED_PREFIX
+from appliance.model_sources import CLEARML_PREFIX, EMBEDDED_PREFIX
 
 __all__ = ["locate_model"]
 
@@ -43,10 +44,10 @@ def locate_model(
     """Find a model's files, downloading them if need be.
 
     Args:
-        model: ``embedded:NAME``, a local folder, or a hub name.
+        model: ``embedded:NAME``, ``clearml://ID``, a local folder, or a hub name.
         revision: Commit, branch, tag or ``refs/pr/N``; for hub names only.
         token: Hub token. Unset: the hub library's own (``HF_TOKEN``).
-        cache: Folder for downloads. Unset: the hub library's own.
+        cache: Folder for downloads from the hub. Unset: the hub library's own.
         pickles: Whether to download weights of PyTorch's older format where the hub has no
             safetensors.
 
@@ -58,6 +59,8 @@ def locate_model(
     """
     if model.startswith(EMBEDDED_PREFIX):
         return _embedded(model.removeprefix(EMBEDDED_PREFIX))
+    if model.startswith(CLEARML_PREFIX):
+        return clearml_models.fetch(model.removeprefix(CLEARML_PREFIX))
     with suppress(OSError, RuntimeError, ValueError):  # there can be no such folder
         folder = Path(model).expanduser()
         if folder.is_dir():
