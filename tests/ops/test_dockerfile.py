@@ -96,6 +96,7 @@ def test_nothing_else_is_in_the_context() -> None:
         "appliance",
         "compat",
         "constraints.txt",
+        "ops",
         "pyproject.toml",
         "scripts",
     }
@@ -231,7 +232,14 @@ def test_no_model_is_no_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert load_settings(config=file).models == Settings().models
 
 
-@pytest.mark.parametrize(("models", "told"), [("team/other", "team/other"), ('{"nam": 1}', "nam")])
+@pytest.mark.parametrize(
+    ("models", "told"),
+    [
+        ("team/other", "team/other"),
+        ('{"nam": 1}', "nam"),
+        (f"clearml://{'0' * 32}", "no keys for ClearML"),
+    ],
+)
 def test_a_model_that_cannot_be_had_stops_the_build(
     tmp_path: Path,
     small_model: Path,
