@@ -66,6 +66,12 @@ def exact(real_server: RunningServer, texts: list[str]) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
+def small(real_server: RunningServer, texts: list[str]) -> dict[OutputDtype, np.ndarray]:
+    kinds: tuple[OutputDtype, ...] = ("int8", "uint8", "ubinary")
+    return {kind: embed(real_server, texts, kind) for kind in kinds}
+
+
+@pytest.fixture(scope="module")
 def ranges(real_server: RunningServer) -> np.ndarray:
     corpus = [str(text) for text in read_calibration(None)]
     return ranges_of(embed(real_server, corpus, "float"), dimensions=None, normalize=True)
@@ -89,11 +95,10 @@ def negative_hamming(packed: np.ndarray) -> np.ndarray:
 
 
 def test_int8_can_be_turned_back_into_nearly_the_same_vectors(
-    real_server: RunningServer, texts: list[str], exact: np.ndarray, ranges: np.ndarray
+    small: dict[OutputDtype, np.ndarray], exact: np.ndarray, ranges: np.ndarray
 ) -> None:
     start, end = ranges
-    for output_dtype, zero in (("int8", 128), ("uint8", 0)):
-        steps = embed(real_server, texts, output_dtype) + zero
+    for steps in (small["int8"] + 128, small["uint8"]):
         restored = start + (steps + 0.5) * (end - start) / 255
         cosines = (restored * exact).sum(axis=1) / np.linalg.norm(restored, axis=1)
         assert cosines.min() >= 0.99
@@ -101,10 +106,10 @@ def test_int8_can_be_turned_back_into_nearly_the_same_vectors(
 
 @pytest.mark.parametrize("output_dtype", ["int8", "uint8"])
 def test_neighbours_by_euclidean_distance(
-    real_server: RunningServer, texts: list[str], exact: np.ndarray, output_dtype: OutputDtype
+    small: dict[OutputDtype, np.ndarray], exact: np.ndarray, output_dtype: OutputDtype
 ) -> None:
-    steps = embed(real_server, texts, output_dtype)
-    assert share_found(exact, negative_distances(steps.astype(np.float32))) >= 0.88
+    steps = small[output_dtype].astype(np.float32)
+    assert share_found(exact, negative_distances(steps)) >= 0.88
 
 
 def test_neighbours_by_dot_product_with_the_same_range_for_all_dimensions(
@@ -118,9 +123,9 @@ def test_neighbours_by_dot_product_with_the_same_range_for_all_dimensions(
 
 
 def test_neighbours_by_hamming_distance_scored_again(
-    real_server: RunningServer, texts: list[str], exact: np.ndarray
+    small: dict[OutputDtype, np.ndarray], exact: np.ndarray
 ) -> None:
-    near = negative_hamming(embed(real_server, texts, "ubinary"))
+    near = negative_hamming(small["ubinary"])
     candidates = np.argsort(-near, axis=1, kind="stable")[:, : 4 * NEAREST]
     scores = np.full(near.shape, -1.0)
     rescored = np.take_along_axis(exact[:QUERIES] @ exact[QUERIES:].T, candidates, axis=1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No client of the matrix is content with wrong vectors, whatever its dialect."""
+"""Servers that answer as another does, but for an edit of what is well."""
 
 from __future__ import annotations
 
@@ -13,65 +13,11 @@ from typing import Any
 
 import httpx
 import numpy as np
-import pytest
 
-from compat.conformance import (
-    Case,
-    Group,
-    Result,
-    Target,
-    quiet_environment,
-    run_case,
-    select_cases,
-)
+from compat.conformance import Target, quiet_environment
 from tests.conftest import RunningServer
 
 Edit = Callable[[Any], Any]
-
-# Bare HTTP is what the rest is compared with. Those for JavaScript compare by themselves.
-APART = ("http", "node", "langchain-js", "langchain-js-ollama")
-# These look at something else than vectors.
-NO_VECTORS = (
-    "chroma/collection",
-    "huggingface-hub/too-many-dimensions",
-    "langchain/token-ids-are-sent",
-    "litellm/empty-text",
-    "litellm/too-long-text",
-    "ollama/list-models",
-    "ollama/ps",
-    "openai/dimensions",
-    "openai/dimensions-out-of-range",
-    "openai/models-list",
-    "openai/models-retrieve",
-    "openai/request-id",
-    "openai/too-long-text",
-    "openai-async/empty-text",
-    "openai-async/models",
-    "openai-async/request-id",
-)
-DIALECTS = [Group.OPENAI, Group.TEI, Group.OLLAMA, Group.COHERE]
-CASES = [
-    case
-    for case in select_cases(groups=DIALECTS)
-    if case.client not in APART and case.id not in NO_VECTORS and case.name != "unknown-model"
-]
-OF_MANY = select_cases(
-    [
-        "chroma/*-function",
-        "chroma/huggingface-server",
-        "cohere/embed",
-        "cohere/older-client",
-        "haystack/document-embedder",
-        "huggingface-hub/*-of-many",
-        "langchain*/embed-documents",
-        "litellm/embedding",
-        "llama-index*/batch",
-        "ollama/embed",
-        "openai/list-of-texts",
-    ],
-    DIALECTS,
-)
-OF_MANY = [case for case in OF_MANY if case.client not in APART]
 
 
 def turned_round(content: Any) -> Any:
@@ -157,44 +103,3 @@ def edited(server: RunningServer, edit: Edit) -> Iterator[Target]:
     ):
         target.http = httpx.Client(base_url=f"{server.url}/v1")
         yield target
-
-
-@pytest.fixture(scope="module")
-def turned(fake_server: RunningServer) -> Iterator[Target]:
-    with edited(fake_server, turned_round) as target:
-        yield target
-
-
-@pytest.fixture(scope="module")
-def mixed_up(fake_server: RunningServer) -> Iterator[Target]:
-    with edited(fake_server, in_other_order) as target:
-        yield target
-
-
-@pytest.fixture(scope="module")
-def unchanged(fake_server: RunningServer) -> Iterator[Target]:
-    with edited(fake_server, lambda content: content) as target:
-        yield target
-
-
-def test_there_are_cases_of_every_client() -> None:
-    clients = {case.client for case in select_cases(groups=DIALECTS)} - {*APART}
-    assert {case.client for case in CASES} == clients
-    assert {case.client for case in OF_MANY} == clients - {"openai-async"}
-
-
-@pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
-def test_vectors_that_are_turned_round(case: Case, turned: Target, unchanged: Target) -> None:
-    expect_seen(case, turned, unchanged)
-
-
-@pytest.mark.parametrize("case", OF_MANY, ids=[case.id for case in OF_MANY])
-def test_vectors_in_another_order(case: Case, mixed_up: Target, unchanged: Target) -> None:
-    expect_seen(case, mixed_up, unchanged)
-
-
-def expect_seen(case: Case, faulty: Target, sound: Target) -> None:
-    assert run_case(case, sound).result is Result.PASSED
-    outcome = run_case(case, faulty)
-    assert outcome.result is Result.FAILED, "the fault was not seen"
-    assert "cosine" in outcome.detail or "score" in outcome.detail, outcome.detail
