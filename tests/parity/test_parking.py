@@ -175,7 +175,7 @@ print(resident())
 def test_memory_goes_back_to_the_system_and_does_not_grow(
     kind: tuple[str, str], swap: Path
 ) -> None:
-    command = [sys.executable, "-c", MEASURED, REAL, *kind, str(swap), "40"]
+    command = [sys.executable, "-c", MEASURED, REAL, *kind, str(swap), "20"]
     output = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
     weights, loaded, parked, early, late, closed = map(int, output.split())
     assert loaded - parked >= 0.8 * weights
