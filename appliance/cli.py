@@ -19,6 +19,7 @@ from appliance.bulk.arguments import add_embed_flags, take_embed_arguments
 from appliance.config_command import (
     add_clone_flags,
     add_remote_flags,
+    import_configuration,
     run_config_command,
     take_arguments,
 )
@@ -96,6 +97,7 @@ def _add_config(commands: Any) -> None:
     actions = config.add_subparsers(metavar="ACTION", required=True)
     for action, text in _CONFIG_ACTIONS.items():
         _add_config_action(actions, action, text)
+    _add_import(actions)
     schema = actions.add_parser("schema", help="describe every setting")
     schema.add_argument("--format", choices=("json", "markdown"), default="json")
     schema.set_defaults(run=_schema)
@@ -122,6 +124,28 @@ def _add_config_action(actions: Any, action: str, text: str) -> None:
     parser.set_defaults(run=run)
 
 
+def _add_import(actions: Any) -> None:
+    text = "have a running server keep such a file, and serve its models at once"
+    parser = actions.add_parser("import", help=text, description=text.capitalize() + ".")
+    parser.add_argument("file", metavar="FILE", type=Path, help="JSON file; -: standard input")
+    _add_server_flags(parser)
+
+    def run(parsed: argparse.Namespace) -> int:
+        settings = _told(partial(load_settings, config=parsed.config))
+        code = None if settings is None else _told(lambda: import_configuration(parsed, settings))
+        return EXIT_BAD_SETTINGS if code is None else code
+
+    parser.set_defaults(run=run)
+
+
+def _add_server_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--base-url", metavar="URL", help="the server; unset: where the settings have it listen"
+    )
+    parser.add_argument("--api-key", metavar="KEY", help="unset: the settings' first")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="JSON file with settings")
+
+
 def _add_embed(commands: Any) -> None:
     text = "embed a whole file, without a server"
     parser = commands.add_parser("embed", help=text, description=text.capitalize() + ".")
@@ -136,6 +160,10 @@ def _add_embed(commands: Any) -> None:
         settings = configuration.settings
         os.environ.update(settings.environment)
         # After the line above, as for the server; and no other command needs pyarrow.
+        if arguments.ray is not None:
+            from appliance.bulk.ray_command import embed_with_ray
+
+            return embed_with_ray(settings, arguments)
         from appliance.bulk.command import embed_file
 
         return embed_file(settings, arguments)
@@ -151,11 +179,7 @@ def _add_models(commands: Any) -> None:
         parser = actions.add_parser(action, help=text, description=text.capitalize() + ".")
         if action != "list":
             parser.add_argument("name", metavar="NAME", help="the model's name or alias")
-        parser.add_argument(
-            "--base-url", metavar="URL", help="the server; unset: where the settings have it listen"
-        )
-        parser.add_argument("--api-key", metavar="KEY", help="unset: the settings' first")
-        parser.add_argument("--config", type=Path, metavar="FILE", help="JSON file with settings")
+        _add_server_flags(parser)
         parser.add_argument("--json", action="store_true", help="print the server's answer itself")
         parser.set_defaults(run=_models, action=action)
 

@@ -34,6 +34,10 @@ class EmbedArguments:
     """The input. ``-``: standard input."""
 
     out: Path
+    file_given: str = ""
+    """The input as it was typed, for it may be a URI, of which a path makes another."""
+
+    out_given: str = ""
     model: str | None = None
     format: InputFormat | None = None
     column: str = "text"
@@ -47,6 +51,12 @@ class EmbedArguments:
     on_error: OnError = "fail"
     overwrite: bool = False
     restart: bool = False
+    ray: str | None = None
+    """Address of the Ray cluster that does the work; empty: the one that is found, or one of this
+    machine. Unset: no Ray."""
+
+    ray_actors: tuple[int, int] | None = None
+    """Least and most copies of the model on the cluster."""
 
     @property
     def from_stdin(self) -> bool:
@@ -68,13 +78,19 @@ def add_embed_flags(parser: argparse.ArgumentParser) -> None:
     """Give the command its flags. Their names are the fields of :class:`EmbedArguments`."""
     group = parser.add_argument_group("embedding a file")
     add = group.add_argument
-    add("file", type=Path, metavar="FILE", help="file with the texts; -: standard input")
+    add(
+        "file",
+        metavar="FILE",
+        help="file with the texts; -: standard input; with --ray also a folder of Parquet files,"
+        " a pattern or a URI",
+    )
     add(
         "--out",
         type=_output,
         required=True,
         metavar="OUT",
-        help="file to write; its name ends in .parquet, .jsonl or .npy and so says its format",
+        help="file to write; its name ends in .parquet, .jsonl or .npy and so says its format;"
+        " with --ray a folder of Parquet files",
     )
     add("--model", help="name of a model in the settings, or anything that `models` takes")
     add(
@@ -109,21 +125,52 @@ def add_embed_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--overwrite", action="store_true", help="replace OUT if it exists")
     add("--restart", action="store_true", help="drop what an earlier run of OUT has finished")
+    add(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="share the work out on a Ray cluster: the one at ADDRESS; without, that of"
+        " RAY_ADDRESS, the one that runs on this machine, or one that is started for the while"
+        " (local: always that)",
+    )
+    add(
+        "--ray-actors",
+        type=_pool,
+        metavar="N|MIN:MAX",
+        help="copies of the model on the cluster (default: one for each GPU, or else for every 4"
+        " CPUs)",
+    )
 
 
 def take_embed_arguments(parsed: argparse.Namespace) -> EmbedArguments:
     """Take the command's own flags out of what was parsed, so that only settings are left."""
     given = vars(parsed)
+    for name in ("file", "out"):
+        given[f"{name}_given"] = given[name]
+        given[name] = Path(given[name])
     return EmbedArguments(**{field.name: given.pop(field.name) for field in fields(EmbedArguments)})
 
 
-def _output(given: str) -> Path:
-    path = Path(given)
-    if path.suffix not in OUTPUT_SUFFIXES:
+def _output(given: str) -> str:
+    if Path(given).suffix not in OUTPUT_SUFFIXES:
         raise argparse.ArgumentTypeError(
             f"{given!r} names no format; it must end in {', '.join(OUTPUT_SUFFIXES)}"
         )
-    return path
+    return given
+
+
+def _pool(given: str) -> tuple[int, int]:
+    least, _, most = given.partition(":")
+    try:
+        pool = _positive(least), _positive(most or least)
+    except argparse.ArgumentTypeError:
+        pool = 1, 0
+    if pool[0] > pool[1] or given.endswith(":"):
+        raise argparse.ArgumentTypeError(
+            f"{given!r} is neither a whole number above 0 nor two of them, such as 2:8"
+        )
+    return pool
 
 
 def _positive(given: str) -> int:

@@ -34,8 +34,9 @@ class Chunk:
     texts: Sequence[object]
     """What is to be embedded: strings, or whatever stands where a string should."""
 
-    places: Sequence[int]
-    """Where each row is in the input, counted from 1, in the source's unit."""
+    places: Sequence[object]
+    """Where each row is in the input, as messages tell it behind the source's unit: counted from 1,
+    and of several files with the file's name."""
 
     size: int
     """Bytes in all, roughly."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import chain
@@ -29,7 +29,7 @@ from appliance.bulk.signals import Stop, stop_on_signals
 from appliance.engine.service import Engine, Loader
 from appliance.settings import ModelSettings, Settings
 
-__all__ = ["embed_file"]
+__all__ = ["choose_model", "embed_file", "run_to_exit_code"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +46,30 @@ def embed_file(settings: Settings, arguments: EmbedArguments, load: Loader | Non
         The exit code: 0; 1 if the work failed; 2 if the command cannot succeed as it is; 128 and
         the signal's number if it was told to stop.
     """
+
+    def work(stop: Stop) -> Sequence[str]:
+        if arguments.ray_actors is not None:
+            raise CommandFault("--ray-actors goes with --ray")
+        model = choose_model(settings, arguments.model)
+        _check_paths(arguments)
+        with show_progress(settings.log_level) as display:
+            return _Run(bulk_settings(settings, model), arguments, display, stop, load).embed()
+
+    return run_to_exit_code(work)
+
+
+def run_to_exit_code(work: Callable[[Stop], Sequence[str]]) -> int:
+    """Do the command's work and tell how it ended.
+
+    Args:
+        work: Does it, and returns lines that tell what was done.
+
+    Returns:
+        The exit code, as of :func:`embed_file`.
+    """
     with stop_on_signals() as stop:
         try:
-            model = _choose_model(settings, arguments.model)
-            _check_paths(arguments)
-            with show_progress(settings.log_level) as display:
-                run = _Run(bulk_settings(settings, model), arguments, display, stop, load)
-                summary = run.embed()
+            summary = work(stop)
         except BulkFault as error:
             return _tell(error, str(error), error.exit_code)
         except OSError as error:
@@ -70,7 +87,12 @@ def _tell(error: BaseException, message: str, exit_code: int) -> int:
     return exit_code
 
 
-def _choose_model(settings: Settings, wanted: str | None) -> ModelSettings:
+def choose_model(settings: Settings, wanted: str | None) -> ModelSettings:
+    """The model that is asked for: one of the settings, or any other.
+
+    Raises:
+        CommandFault: That can be no model's name.
+    """
     if wanted is None:
         return settings.models[0]
     for model in settings.models:
@@ -150,7 +172,7 @@ class _Run:
             return self._summary(manifest)
 
     def _embed_rest(self, source: Source, manifest: Manifest | None) -> Manifest:
-        command = describe_command(self._arguments, self._settings.models[0], source)
+        command = describe_command(self._arguments, self._settings.models[0], source.schema)
         if manifest is not None:
             check_same_command(manifest, command, self._arguments, self._folder.path)
             logger.info("going on after %s rows", f"{manifest.rows:,}")

@@ -14,16 +14,16 @@ from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from appliance.bulk.ahead import read_ahead
 from appliance.bulk.chunks import Chunk, Source, Todo, chain_digest
 from appliance.bulk.embedder import Embedded, Embedder
 from appliance.bulk.faults import CommandFault
 from appliance.bulk.folder import Manifest
-from appliance.bulk.parts import PartWriter
 from appliance.bulk.progress import Display, Meter
 
-__all__ = ["Job", "still_to_do"]
+__all__ = ["Job", "Sink", "still_to_do"]
 
 LEAST_IN_FLIGHT, MOST_IN_FLIGHT = 2, 256
 BYTES_IN_FLIGHT = 32 * 2**20
@@ -59,6 +59,19 @@ def still_to_do(source: Source, done: Manifest | None) -> Iterator[Todo]:
         yield Todo(chunk, digest)
 
 
+class Sink(Protocol):
+    """Takes finished rows, in the order of the input."""
+
+    def add(self, item: Todo, embedded: Embedded) -> None:
+        """Take the next rows."""
+
+    async def write_if_due(self) -> None:
+        """Called after each chunk, and while there is none: write what should wait no longer."""
+
+    def close(self) -> None:
+        """Called once, behind the last rows, however the work ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class Begun:
     """A chunk that is in the engine."""
@@ -72,16 +85,14 @@ class Job:
 
     Args:
         embedder: The model.
-        parts: Takes finished rows.
+        sink: Takes finished rows.
         meter: Counts what is done.
         display: Shows the meter.
     """
 
-    def __init__(
-        self, embedder: Embedder, parts: PartWriter, meter: Meter, display: Display
-    ) -> None:
+    def __init__(self, embedder: Embedder, sink: Sink, meter: Meter, display: Display) -> None:
         self._embedder = embedder
-        self._parts = parts
+        self._sink = sink
         self._meter = meter
         self._display = display
         self._begun: asyncio.Queue[Begun | Exception | None] = asyncio.Queue()
@@ -143,14 +154,14 @@ class Job:
                 async with asyncio.timeout(IDLE_SECONDS):
                     return await self._begun.get()
             except TimeoutError:
-                await self._parts.write_if_due()
+                await self._sink.write_if_due()
 
     async def _take(self, begun: Begun) -> None:
         item, embedded = begun.item, await begun.task
-        self._parts.add(item, embedded)
+        self._sink.add(item, embedded)
         self._meter.add(len(item.chunk.rows), embedded.tokens, item.chunk.position)
         self._display.show(self._meter)
-        await self._parts.write_if_due()
+        await self._sink.write_if_due()
         self._tasks.remove(begun.task)
         self._bytes_in_flight -= item.chunk.size
         async with self._room:
@@ -162,4 +173,4 @@ class Job:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._parts.close()
+        self._sink.close()

@@ -14,7 +14,7 @@ from appliance.bulk.chunks import Todo
 from appliance.bulk.embedder import Embedded
 from appliance.bulk.folder import Manifest, WorkFolder
 
-__all__ = ["PartWriter"]
+__all__ = ["PartWriter", "with_vectors"]
 
 LEAST_PART_SECONDS, MOST_PART_SECONDS = 1.0, 60.0
 PART_SHARE = 0.01
@@ -51,7 +51,7 @@ class PartWriter:
 
     def add(self, item: Todo, embedded: Embedded) -> None:
         """Take the next rows."""
-        rows = item.chunk.rows.append_column(EMBEDDING, _vector_column(embedded))
+        rows = with_vectors(item.chunk.rows, embedded)
         self._gathered.append(rows)
         self._gathered_bytes += rows.nbytes
         before = self._manifest
@@ -107,11 +107,12 @@ class PartWriter:
         self.kept = manifest
 
 
-def _vector_column(embedded: Embedded) -> pa.Array:
-    """Vectors as a column of lists; null where there is none."""
+def with_vectors(rows: pa.RecordBatch, embedded: Embedded) -> pa.RecordBatch:
+    """Rows with their vectors as a last column, of lists; null where there is none."""
     vectors = embedded.vectors
-    return pa.FixedSizeListArray.from_arrays(
+    column = pa.FixedSizeListArray.from_arrays(
         pa.array(vectors.reshape(-1)),
         vectors.shape[1],
         mask=pa.array(embedded.empty) if embedded.empty.any() else None,
     )
+    return rows.append_column(EMBEDDING, column)

@@ -16,7 +16,7 @@ from appliance.bulk.chunks import CHUNK_ROWS, CHUNK_SIZE, Chunk, Source
 from appliance.bulk.faults import BulkFault, CommandFault
 from appliance.bulk.lines import CsvSource, JsonlSource, TextSource, is_regular
 
-__all__ = ["open_source"]
+__all__ = ["ParquetSource", "check_columns", "open_source"]
 
 READ_AHEAD_BYTES = 2**20
 """What is read of a column at once, however large the file's row groups are."""
@@ -67,12 +67,22 @@ def _source(stream: BinaryIO, arguments: EmbedArguments) -> Source:
         case "csv":
             source = CsvSource(stream, column)
         case _:
+            if not is_regular(stream):
+                raise CommandFault(
+                    "Parquet is read from its end, so it cannot come through a pipe; give the"
+                    " file's name"
+                )
             source = ParquetSource(stream, column)
-    _check_columns(source.schema, column, new_column)
+    check_columns(source.schema, column, new_column)
     return source
 
 
-def _check_columns(schema: pa.Schema, column: str, new_column: str | None) -> None:
+def check_columns(schema: pa.Schema, column: str, new_column: str | None) -> None:
+    """Make sure that there is a column of texts, and no other of the new column's name.
+
+    Raises:
+        CommandFault: It is not so.
+    """
     names = schema.names
     if twice := [name for name in names if names.count(name) > 1]:
         raise CommandFault(f"two columns are called {twice[0]!r}; give one of them another name")
@@ -98,16 +108,22 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 class ParquetSource:
-    """A Parquet file; see :class:`appliance.bulk.chunks.Source`."""
+    """A Parquet file, or some rows of it; see :class:`appliance.bulk.chunks.Source`.
+
+    Args:
+        stream: The file, which can be read from any place on.
+        column: That of the texts.
+        rows: The rows to read, counted from 0. Unset: all.
+
+    Raises:
+        CommandFault: It is no Parquet file.
+    """
 
     unit = "row"
 
-    def __init__(self, stream: BinaryIO, column: str) -> None:
-        if not is_regular(stream):
-            raise CommandFault(
-                "Parquet is read from its end, so it cannot come through a pipe; give the file's"
-                " name"
-            )
+    def __init__(
+        self, stream: BinaryIO | pa.NativeFile, column: str, rows: range | None = None
+    ) -> None:
         try:
             self._file = pq.ParquetFile(stream, buffer_size=READ_AHEAD_BYTES, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
@@ -115,12 +131,13 @@ class ParquetSource:
         self._column = column
         self.schema: pa.Schema = self._file.schema_arrow
         self.total: int | None = self._file.metadata.num_rows
+        self._rows = range(self._file.metadata.num_rows) if rows is None else rows
 
     def chunks(self) -> Iterator[Chunk]:
         """The rows from the first on."""
-        place = 1
+        place = self._rows.start + 1
         try:
-            for batch in self._file.iter_batches(CHUNK_ROWS):
+            for batch in self._batches():
                 texts = batch.column(self._column).cast(pa.string()).to_pylist()
                 for start, stop in _cut([len(text or "") for text in texts]):
                     rows = batch.slice(start, stop - start)
@@ -129,6 +146,25 @@ class ParquetSource:
                     place += len(rows)
         except (pa.ArrowException, OSError) as error:
             raise BulkFault(f"the Parquet file is broken behind row {place - 1}: {error}") from None
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows that are wanted, read from the groups of rows that they are in."""
+        groups: list[int] = []
+        end = first = 0
+        for number in range(self._file.num_row_groups):
+            start, end = end, end + self._file.metadata.row_group(number).num_rows
+            if start < self._rows.stop and end > self._rows.start:
+                first = first if groups else start
+                groups.append(number)
+        place = first
+        for batch in self._file.iter_batches(CHUNK_ROWS, row_groups=groups) if groups else ():
+            start = max(self._rows.start - place, 0)
+            stop = self._rows.stop - place
+            if stop <= 0:
+                return
+            place += len(batch)
+            if start < len(batch):
+                yield batch.slice(start, stop - start)
 
 
 def _cut(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:

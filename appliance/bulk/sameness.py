@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from appliance.bulk.arguments import EmbedArguments
-from appliance.bulk.chunks import Source
 from appliance.bulk.faults import CommandFault
 from appliance.bulk.folder import Manifest
 from appliance.engine.types import FloatMatrix
@@ -36,7 +36,7 @@ _OPTIONS = ("column", "dimensions", "normalize", "prompt", "prompt_name", "input
 
 
 def describe_command(
-    arguments: EmbedArguments, model: ModelSettings, source: Source
+    arguments: EmbedArguments, model: ModelSettings, schema: pa.Schema
 ) -> dict[str, Any]:
     """All that decides what rows and vectors are, as JSON has it.
 
@@ -45,7 +45,7 @@ def describe_command(
     """
     return {
         "format": arguments.input_format,
-        "columns": [f"{field.name}: {field.type}" for field in source.schema],
+        "columns": [f"{field.name}: {field.type}" for field in schema],
         **{name: getattr(arguments, name) for name in _OPTIONS},
         **{
             f"models.{name}": value
@@ -55,7 +55,7 @@ def describe_command(
 
 
 def check_same_command(
-    done: Manifest, command: dict[str, Any], arguments: EmbedArguments, folder: Path
+    done: Manifest, command: dict[str, Any], arguments: EmbedArguments, folder: Path | str
 ) -> None:
     """Make sure that what is done is what the command would have done.
 
@@ -81,7 +81,7 @@ def check_same_command(
         )
 
 
-def check_probe(done: Manifest, probe: FloatMatrix, folder: Path) -> None:
+def check_probe(done: Manifest, probe: FloatMatrix, folder: Path | str) -> None:
     """Make sure that the model is the one that it was.
 
     Args:

@@ -6,10 +6,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["MAX_CPU_WORKERS", "available_cores", "share_cores"]
+__all__ = ["MAX_CPU_WORKERS", "available_cores", "limit_cores", "share_cores"]
 
 MAX_CPU_WORKERS = 8
 """Batches at once on a CPU of many cores: more would leave a lone text too few cores to run on."""
+
+_limit: int | None = None
+
+
+def limit_cores(cores: int | None) -> None:
+    """Use no more cores than these, of a machine on which others have theirs. Unset: all."""
+    global _limit
+    _limit = cores
 
 
 def available_cores() -> int:
@@ -21,7 +29,7 @@ def available_cores() -> int:
         cores = min(cores, max(1, round(int(quota) / int(period))))
     except (OSError, ValueError):
         pass
-    return cores
+    return cores if _limit is None else min(cores, _limit)
 
 
 def share_cores(workers: int | None = None) -> tuple[int, int]:
