@@ -71,7 +71,7 @@ class Settings(BaseSettings):
 
     queue: QueueName | None = None
     """Placement: name of the scheduler's queue or node pool, written into the Kubernetes and Ray
-    specs. The server itself only tells it."""
+    specs; `appliance embed --ray` goes there, too."""
 
     route: Route | None = None
     """Public URL (`https://ai.example.com/embeddings`) or path (`/embeddings`) under which a

@@ -127,7 +127,7 @@ def _cluster() -> Iterator[int]:
     from ray.cluster_utils import Cluster
 
     for left in reversed(range(STARTS)):
-        agent, metrics, runtime = _free_ports(3)
+        agent, listener, metrics, runtime = _free_ports(4)
         cluster = Cluster()
         try:
             cluster.add_node(
@@ -136,6 +136,7 @@ def _cluster() -> Iterator[int]:
                 object_store_memory=80_000_000,
                 include_dashboard=False,
                 metrics_agent_port=agent,
+                dashboard_agent_listen_port=listener,
                 metrics_export_port=metrics,
                 runtime_env_agent_port=runtime,
             )
