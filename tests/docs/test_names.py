@@ -133,7 +133,7 @@ def settings_with_values() -> list[str]:
     """Such as ``--auth none``."""
     served = help_of("serve")
     pairs = [span for _, span in SPANS if re.fullmatch(r"--[\w-]+ [^-]\S*", span)]
-    return [span for span in pairs if re.search(rf"{span.split()[0]}(?![\w-])", served)]
+    return [span for span in pairs if re.search(rf"(?m)^ +{span.split()[0]}(?![\w-])", served)]
 
 
 def test_values_of_flags() -> None:

@@ -46,6 +46,7 @@ SERVE_CONFIG: dict[str, Any] = {
                         *({"model": EMBEDDED, "name": name} for name in MODELS[1:]),
                     ],
                     "queue": POOL,
+                    "model_wait_seconds": 120,
                 },
                 "models_per_replica": HELD,
                 "cpus": 0.5,
