@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Lint, type-check and test in an environment of its own. Arguments go to pytest.
+# Lint, type-check and test in an environment of its own. Arguments go to pytest; with --slow the tests
+# that take long run, too.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -27,7 +28,10 @@ programs=$!
 make_environment "[test]"
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
-"$VENV/bin/mypy"
+"$VENV/bin/mypy" &
+types=$!
 wait "$programs"
-# One more than there are cores: many tests wait for a server to start or a batch to end.
-"$VENV/bin/python" -m pytest --numprocesses "$(($(nproc) + 1))" --maxprocesses 4 --dist loadfile "$@"
+# Twice as many as there are cores: many tests wait for a server to start or a batch to end.
+"$VENV/bin/python" -m pytest --numprocesses "$((2 * $(nproc)))" --maxprocesses 4 --dist loadfile \
+    --durations 25 "$@"
+wait "$types"

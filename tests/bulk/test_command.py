@@ -95,6 +95,7 @@ def test_the_readmes_commands(tmp_path: Path) -> None:
     assert np.load(tmp_path / "array.npy").shape == (2, 384)
 
 
+@pytest.mark.slow
 def test_killed_twice_over_twenty_thousand_rows(tiny: Path, tmp_path: Path) -> None:
     """The rows come through a pipe, so that the test says when there are no more of them yet."""
     source = tmp_path / "in.txt"

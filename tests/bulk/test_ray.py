@@ -171,6 +171,7 @@ class ActorKiller(threading.Thread):
                     return
 
 
+@pytest.mark.slow
 def test_it_equals_the_plain_command_though_an_actor_dies(
     cluster: Cluster, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -283,6 +284,7 @@ def test_the_input_must_not_change_between_runs(
     assert_same(read_parts(tmp_path / "out.parquet"), embed_plainly([file], "--model", tiny))
 
 
+@pytest.mark.slow
 def test_the_command_itself_on_a_cluster_by_its_address(cluster: Cluster, tmp_path: Path) -> None:
     file = write_rows(tmp_path / "in.parquet", range(3))
     out = tmp_path / "out.parquet"

@@ -135,6 +135,7 @@ def test_a_stop_comes_at_once_and_the_next_start_goes_on(tmp_path: Path) -> None
     assert [json.loads(row)["id"] for row in before] == [row["id"] for row in found[: len(before)]]
 
 
+@pytest.mark.slow
 def test_the_real_model_after_a_kill(tmp_path: Path) -> None:
     generator = random.Random(0)
     words = [f"w{n}" for n in range(500)]

@@ -92,6 +92,7 @@ def test_a_full_file_system_costs_no_token(small_disk: Path) -> None:
     fill_and_empty(small_disk, fill, lambda _: filler.unlink())
 
 
+@pytest.mark.slow
 def test_files_that_may_not_grow_cost_no_token(tmp_path: Path) -> None:
     def limit(server: RunningServer, most: int) -> None:
         assert server.process is not None

@@ -84,7 +84,14 @@ def damage_remove(file: Path) -> None:
     file.unlink()
 
 
-@pytest.mark.parametrize("damage", [damage_truncate, damage_one_byte, damage_remove])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_truncate,
+        pytest.param(damage_one_byte, marks=pytest.mark.slow),
+        pytest.param(damage_remove, marks=pytest.mark.slow),
+    ],
+)
 def test_a_broken_swap_file_is_not_used(
     tmp_path: Path, expected: np.ndarray, damage: Callable[[Path], None]
 ) -> None:

@@ -177,6 +177,7 @@ def test_a_gelu_is_taken_into_the_layer_before_it(exact: FloatMatrix) -> None:
         torch.testing.assert_close(layer(rows), layer.dense.plain()(rows), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_gives_the_same_vectors(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

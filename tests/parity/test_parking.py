@@ -171,7 +171,15 @@ print(resident())
 """
 
 
-@pytest.mark.parametrize("kind", [("float32", ""), ("bfloat16", ""), ("bfloat16", "int8")], ids=str)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        ("float32", ""),
+        pytest.param(("bfloat16", ""), marks=pytest.mark.slow),
+        pytest.param(("bfloat16", "int8"), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_memory_goes_back_to_the_system_and_does_not_grow(
     kind: tuple[str, str], swap: Path
 ) -> None:

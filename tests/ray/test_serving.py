@@ -23,6 +23,8 @@ from openai import OpenAI
 from tests.conftest import REAL_MODEL, RunningServer
 from tests.ray.conftest import HELD, KEY, MODELS, POOL, RayServer, within_time
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["The cat sat on the mat.", "Ein zweiter Text", "naïve 漢字"]
 TOO_LONG = "a word " * 400
 REPEATS = 12
