@@ -15,7 +15,7 @@ const HIDDEN = ["secrets_omitted"];
 const LOCKING = ["environment", "flags", "tei"];
 const NOT_KEPT = [...LOCKING, "tei_defaults"];
 const GROUPS = {
-  Instance: ["name", "project", "queue", "route", "host", "port", "data_dir", "environment", "debug"],
+  Instance: ["name", "project", "queue", "route", "host", "port", "reuse_port", "data_dir", "environment", "debug"],
   Models: ["models", "any_model_name"],
   Access: ["auth", "api_keys", "database_url", "cors_allow_origins", "public_metrics", "tls_certificate", "tls_key"],
   "Where models come from": ["hf_token", "hub_cache", "token_vocabulary_dir"],
