@@ -22,7 +22,7 @@ import pytest
 from tests.conftest import _read_url as read_url
 from tests.conftest import wait_until_healthy
 
-CASES = int(os.environ.get("SCHEMATHESIS_CASES", "150"))
+CASES = int(os.environ.get("SCHEMATHESIS_CASES", "100"))
 MOST_GROWTH_BYTES = 80_000_000
 KEY = "planted-static-key"
 

@@ -124,6 +124,7 @@ def test_who_holds_a_connection_open_does_not_hold_up_the_stop(
         assert server.process.wait(25) == 0
 
 
+@pytest.mark.slow
 def test_what_was_accepted_is_answered_to_those_who_read_slowly(
     certificate: tuple[Path, Path],
 ) -> None:
