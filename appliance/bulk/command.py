@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import chain
+from pathlib import Path
 
 import msgspec
 from pydantic import ValidationError
@@ -29,7 +30,7 @@ from appliance.bulk.signals import Stop, stop_on_signals
 from appliance.engine.service import Engine, Loader
 from appliance.settings import ModelSettings, Settings
 
-__all__ = ["choose_model", "embed_file", "run_to_exit_code"]
+__all__ = ["choose_model", "embed_file", "run_to_exit_code", "summarise"]
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,24 @@ def _tell(error: BaseException, message: str, exit_code: int) -> int:
     notes = getattr(error, "__notes__", ())
     print("; ".join((f"appliance: {message}", *notes)), file=sys.stderr)
     return exit_code
+
+
+def summarise(out: Path | str, manifest: Manifest, meter: Meter, more: str = "") -> list[str]:
+    """What was done, in one line, and warnings.
+
+    Args:
+        out: The output.
+        manifest: All that it holds.
+        meter: What this run has counted.
+        more: To be told of the output, too.
+    """
+    numbers = f"{manifest.rows:,} rows, {len(manifest.probe)} values a vector{more}"
+    lines = [f"{out}: {numbers}{meter.summary}"]
+    if manifest.truncated:
+        lines.append(f"texts cut to the length that the model reads: {manifest.truncated:,}")
+    if manifest.empty:
+        lines.append(f"rows without a vector: {manifest.empty:,}")
+    return lines
 
 
 def choose_model(settings: Settings, wanted: str | None) -> ModelSettings:
@@ -234,10 +253,4 @@ class _Run:
             )
 
     def _summary(self, manifest: Manifest) -> list[str]:
-        numbers = f"{manifest.rows:,} rows, {len(manifest.probe)} values a vector"
-        lines = [f"{self._out}: {numbers}{self._meter.summary}"]
-        if manifest.truncated:
-            lines.append(f"texts cut to the length that the model reads: {manifest.truncated:,}")
-        if manifest.empty:
-            lines.append(f"rows without a vector: {manifest.empty:,}")
-        return lines
+        return summarise(self._out, manifest, self._meter)

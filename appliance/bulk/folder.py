@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -27,9 +27,20 @@ import pyarrow as pa
 from appliance.bulk.faults import BulkFault, CommandFault
 from appliance.durable import AlreadyLocked, hold_lock, sync_folder, write_durably
 
-__all__ = ["Manifest", "WorkFolder"]
+__all__ = ["Manifest", "WorkFolder", "decode_manifest", "locked"]
 
 VERSION = 1
+
+
+class Versioned(Protocol):
+    """What tells the version that it was written by."""
+
+    @property
+    def version(self) -> int:
+        """That version."""
+
+
+AnyManifest = TypeVar("AnyManifest", bound=Versioned)
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,6 +76,57 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int = VERSION
 
 
+@contextmanager
+def locked(folder: Path, out: Path) -> Iterator[None]:
+    """Keep every other run out of a folder of work, which goes in the end if it is empty.
+
+    Args:
+        folder: The folder. It is made.
+        out: The output that the work is for.
+
+    Raises:
+        BulkFault: There is another run.
+    """
+    try:
+        with hold_lock(folder / "lock"):
+            yield
+    except AlreadyLocked as error:
+        owner = f" (process {error.owner})" if error.owner else ""
+        raise BulkFault(f"another run{owner} is writing {out}") from None
+    finally:
+        with suppress(OSError):  # there is something in it: work for another time
+            folder.rmdir()
+
+
+def decode_manifest(
+    content: bytes, kind: type[AnyManifest], version: int, folder: Path | str, name: str
+) -> AnyManifest:
+    """Understand a manifest.
+
+    Args:
+        content: The bytes of its file.
+        kind: What it is.
+        version: That of such manifests now.
+        folder: The folder that it is in.
+        name: Of its file.
+
+    Raises:
+        CommandFault: It was written by another version of this program.
+    """
+    try:
+        manifest = msgspec.json.decode(content, type=kind)
+    except msgspec.MsgspecError as error:
+        raise CommandFault(
+            f"{folder}/{name} is not understood ({error}); drop it with --restart"
+        ) from None
+    if manifest.version != version:
+        raise CommandFault(
+            f"{folder} was begun by another version of this program; finish it with that, or drop"
+            " it with --restart"
+        )
+    return manifest
+
+
 class WorkFolder:
     """The folder of one output. Its methods are for whoever holds the lock.
 
@@ -85,15 +147,8 @@ class WorkFolder:
         Raises:
             BulkFault: There is another run.
         """
-        try:
-            with hold_lock(self.path / "lock"):
-                yield
-        except AlreadyLocked as error:
-            owner = f" (process {error.owner})" if error.owner else ""
-            raise BulkFault(f"another run{owner} is writing {self._out}") from None
-        finally:
-            with suppress(OSError):  # there is something in it: work for another time
-                self.path.rmdir()
+        with locked(self.path, self._out):
+            yield
 
     def read(self) -> Manifest | None:
         """The manifest; ``None`` if nothing has been begun.
@@ -102,19 +157,10 @@ class WorkFolder:
             CommandFault: It was written by another version of this program.
         """
         try:
-            manifest = msgspec.json.decode(self._manifest.read_bytes(), type=Manifest)
+            content = self._manifest.read_bytes()
         except FileNotFoundError:
             return None
-        except msgspec.MsgspecError as error:
-            raise CommandFault(
-                f"{self._manifest} is not understood ({error}); drop it with --restart"
-            ) from None
-        if manifest.version != VERSION:
-            raise CommandFault(
-                f"{self.path} was begun by another version of this program; finish it with that,"
-                " or drop it with --restart"
-            )
-        return manifest
+        return decode_manifest(content, Manifest, VERSION, self.path, self._manifest.name)
 
     def write(self, manifest: Manifest) -> None:
         """Replace the manifest."""

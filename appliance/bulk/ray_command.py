@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from appliance.bulk.arguments import INPUT_FORMATS, EmbedArguments
-from appliance.bulk.command import choose_model, run_to_exit_code
+from appliance.bulk.command import choose_model, run_to_exit_code, summarise
 from appliance.bulk.embedder import bulk_settings
 from appliance.bulk.faults import BulkFault, CommandFault
 from appliance.bulk.folder import Manifest
@@ -163,13 +163,7 @@ class _Run:
 
     def _summary(self, manifest: RayManifest) -> list[str]:
         whole = manifest.whole
-        numbers = f"{whole.rows:,} rows, {len(whole.probe)} values a vector, {whole.parts:,} files"
-        lines = [f"{self._output.place.given}: {numbers}{self._meter.summary}"]
-        if whole.truncated:
-            lines.append(f"texts cut to the length that the model reads: {whole.truncated:,}")
-        if whole.empty:
-            lines.append(f"rows without a vector: {whole.empty:,}")
-        return lines
+        return summarise(self._output.place.given, whole, self._meter, f", {whole.parts:,} files")
 
 
 class _Keeper:

@@ -17,8 +17,8 @@ from __future__ import annotations
 import re
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 import msgspec
@@ -26,10 +26,10 @@ import pyarrow as pa
 from pyarrow import fs
 
 from appliance.bulk.faults import BulkFault, CommandFault
-from appliance.bulk.folder import Manifest
+from appliance.bulk.folder import Manifest, decode_manifest, locked
 from appliance.bulk.ray_input import InputFile
 from appliance.bulk.ray_places import Place, find_place
-from appliance.durable import AlreadyLocked, hold_lock, sync_folder, write_durably
+from appliance.durable import sync_folder, write_durably
 
 __all__ = ["Counts", "RayManifest", "RayOutput", "open_output", "write_part"]
 
@@ -146,18 +146,10 @@ class RayOutput(ABC):
         """
         try:
             with self.work.system.open_input_stream(f"{self.work.path}/{MANIFEST}") as stream:
-                manifest = msgspec.json.decode(stream.read(), type=RayManifest)
+                content = stream.read()
         except FileNotFoundError:
             return None
-        except msgspec.MsgspecError as error:
-            raise CommandFault(
-                f"{self.work.given}/{MANIFEST} is not understood ({error}); drop it with --restart"
-            ) from None
-        if manifest.version != VERSION:
-            raise CommandFault(
-                f"{self.work.given} was begun by another version of this program; finish it with"
-                " that, or drop it with --restart"
-            )
+        manifest = decode_manifest(content, RayManifest, VERSION, self.work.given, MANIFEST)
         there = set(_names(self.parts))
         return manifest.with_parts(
             {n: counts for n, counts in manifest.done.items() if _part_name(n) in there}
@@ -225,17 +217,8 @@ class _OnDisk(RayOutput):
         if not out.parent.is_dir():
             raise CommandFault(f"there is no folder {out.parent} to write {out.name} to")
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        try:
-            with hold_lock(self._work / "lock"):
-                yield
-        except AlreadyLocked as error:
-            owner = f" (process {error.owner})" if error.owner else ""
-            raise BulkFault(f"another run{owner} is writing {self._out}") from None
-        finally:
-            with suppress(OSError):  # there is something in it: work for another time
-                self._work.rmdir()
+    def lock(self) -> AbstractContextManager[None]:
+        return locked(self._work, self._out)
 
     def is_there(self) -> bool:
         if self._out.is_dir():
@@ -263,9 +246,8 @@ class _ByUri(RayOutput):
     def __init__(self, place: Place) -> None:
         super().__init__(place, place, place)
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        yield
+    def lock(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def is_there(self) -> bool:
         names = _names(self.place)
