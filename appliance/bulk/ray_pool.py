@@ -14,6 +14,7 @@ from appliance.bulk.arguments import EmbedArguments
 from appliance.bulk.faults import BulkFault
 from appliance.bulk.ray_input import Shard
 from appliance.bulk.ray_worker import EmbedShards, Outcome, Work
+from appliance.ray_placement import queue_options
 from appliance.settings import Settings
 
 __all__ = ["Pool", "embed_shards", "plan_pool"]
@@ -23,9 +24,6 @@ logger = logging.getLogger(__name__)
 CPUS_PER_ACTOR = 4
 """Where there is no GPU: fewer would have most memory hold copies of the model, more would make
 fewer rows a second of the same cores."""
-
-A_LITTLE = 0.001
-"""Of the queue's resource: it says where an actor may run, not how many of them."""
 
 SHARDS_AT_ONCE = 2
 """That an actor has: while the last texts of one leave it, the first of the next come in."""
@@ -62,9 +60,8 @@ def plan_pool(settings: Settings, arguments: EmbedArguments) -> Pool:
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    options: dict[str, Any] = {}
+    options = queue_options(settings.queue)
     if settings.queue is not None:
-        options["resources"] = {settings.queue: A_LITTLE}
         nodes = [node for node in nodes if settings.queue in node]
         if not nodes:
             logger.warning(

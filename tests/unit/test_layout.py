@@ -203,6 +203,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "appliance.listening",
         "appliance.migrations",
         "appliance.model_settings",
+        "appliance.ray_placement",
     ),
     ("appliance.model_sources", "appliance.setting_values"),
     ("appliance.published",),

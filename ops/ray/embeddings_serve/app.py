@@ -9,15 +9,13 @@ from typing import Any
 from ray import serve
 from ray.serve import Application
 
+from appliance.ray_placement import queue_options
 from appliance.server import ANSWER_SECONDS
 from embeddings_serve.arguments import Arguments, read_arguments, read_settings
 from embeddings_serve.front import Front
 from embeddings_serve.replica import Replica
 
 __all__ = ["build"]
-
-A_LITTLE = 0.001
-"""What a replica takes of the resource that marks the nodes of a pool."""
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -59,7 +57,4 @@ def build(args: dict[str, Any]) -> Application:
 
 
 def _actor_options(arguments: Arguments, queue: str | None) -> dict[str, Any]:
-    options: dict[str, Any] = {"num_cpus": arguments.cpus, "num_gpus": arguments.gpus}
-    if queue is not None:
-        options["resources"] = {queue: A_LITTLE}
-    return options
+    return {"num_cpus": arguments.cpus, "num_gpus": arguments.gpus, **queue_options(queue)}
