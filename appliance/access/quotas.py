@@ -46,6 +46,18 @@ class Counter(Protocol):
         """Take what turned out to be used as well; a negative difference is put back."""
 
 
+def seconds_until(amount: float, level: float, limit: int) -> float:
+    """Time until a bucket holds an amount; 0 if it does. More than it can hold: until it is full.
+
+    Args:
+        amount: The amount.
+        level: What is in the bucket.
+        limit: What it holds, and what flows in within a minute.
+    """
+    lacking = min(amount, limit) - level
+    return 0.0 if lacking <= 1e-6 else lacking * MINUTE / limit
+
+
 class Bucket:
     """A token bucket: full at first, refilled evenly, over a minute from empty to full.
 
@@ -90,8 +102,7 @@ class Bucket:
 
     def seconds_until(self, amount: float) -> float:
         """Time until it holds an amount; 0 if it does. More than it can hold: until it is full."""
-        lacking = min(amount, self.limit) - self.level
-        return 0.0 if lacking <= 1e-6 else lacking * MINUTE / self.limit
+        return seconds_until(amount, self.level, self.limit)
 
     def take(self, amount: float) -> None:
         """Take an amount, whether it is there or not; a negative one is put back."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 
-from appliance.access.quotas import MINUTE, Bucket, Kind
+from appliance.access.quotas import MINUTE, Bucket, Kind, seconds_until
 from appliance.access.sharing import ALLOTMENT_SECONDS, Allotted, Exchange, Sharing
 
 __all__ = ["SharedBucket"]
@@ -129,7 +129,7 @@ class SharedBucket:
         if self._shared.is_away:
             return self._draw_alone(amount)
         is_fresh = self._shared.clock() - self._told_at < REFUSE_SECONDS
-        wait = self._seconds_until(amount)
+        wait = seconds_until(amount, self.level, self.limit)
         return wait if is_fresh and self._alone is None and wait > 0 else None
 
     async def _ask(self, amount: int) -> float:
@@ -147,7 +147,7 @@ class SharedBucket:
             self._asking.release()
         if told is None:
             return self._draw_alone(amount)
-        return 0.0 if told.is_there else max(self._seconds_until(amount), 0.001)
+        return 0.0 if told.is_there else max(seconds_until(amount, self.level, self.limit), 0.001)
 
     async def _exchange(self, need: int = 0, ahead: int = 0) -> Allotted | None:
         """Ask the database. Whoever calls this has its turn to."""
@@ -192,10 +192,6 @@ class SharedBucket:
             self._alone.take(amount)
             self._used_alone += amount
         return wait
-
-    def _seconds_until(self, amount: int) -> float:
-        lacking = min(amount, self.limit) - self.level
-        return 0.0 if lacking <= 1e-6 else lacking * MINUTE / self.limit
 
     def _undo(self, asked: asyncio.Task[float], amount: int) -> None:
         if not asked.cancelled() and asked.exception() is None and asked.result() == 0:
