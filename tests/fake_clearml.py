@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import jwt
+
+from tests.serving import running
 
 __all__ = ["ACCESS_KEY", "SECRET_KEY", "FakeClearml", "run_clearml"]
 
@@ -110,13 +111,7 @@ class Handler(BaseHTTPRequestHandler):
 def run_clearml() -> Iterator[FakeClearml]:
     """Run a server until the block ends."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    clearml = FakeClearml(f"http://127.0.0.1:{server.server_port}")
-    server.RequestHandlerClass = type("BoundHandler", (Handler,), {"clearml": clearml})
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with running(server) as url:
+        clearml = FakeClearml(url)
+        server.RequestHandlerClass = type("BoundHandler", (Handler,), {"clearml": clearml})
         yield clearml
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,8 @@ from urllib.parse import unquote, urlsplit
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
+
+from tests.serving import running
 
 __all__ = ["FakeHub", "FakeRepo", "etag", "run_hub", "use_endpoint"]
 
@@ -260,14 +261,7 @@ def use_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
 def run_hub(**repos: FakeRepo) -> Iterator[FakeHub]:
     """Run a hub until the block ends. In names, ``__`` stands for the slash."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    url = f"http://127.0.0.1:{server.server_port}"
-    hub = FakeHub(url, {name.replace("__", "/"): repo for name, repo in repos.items()})
-    server.RequestHandlerClass = type("BoundHandler", (Handler,), {"hub": hub})
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with running(server) as url:
+        hub = FakeHub(url, {name.replace("__", "/"): repo for name, repo in repos.items()})
+        server.RequestHandlerClass = type("BoundHandler", (Handler,), {"hub": hub})
         yield hub
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -125,6 +125,15 @@ def embed(client: httpx.Client, key: str, text: str = "a") -> httpx.Response:
     return ask(client, "POST", "/v1/embeddings", key, json={"model": MODEL, "input": text})
 
 
+def upload(client: httpx.Client, content: bytes) -> dict[str, Any]:
+    """A new file of requests, as the answer tells of it."""
+    files = {"file": ("input.jsonl", content)}
+    made: dict[str, Any] = ask(
+        client, "POST", "/v1/files", data={"purpose": "batch"}, files=files
+    ).json()
+    return made
+
+
 def create(client: httpx.Client, **terms: Any) -> tuple[str, str]:
     """A new token: its id and its secret."""
     answer = ask(client, "POST", "/api/tokens", json={"name": "t", **terms})
@@ -184,13 +193,7 @@ def test_a_quota_of_tokens_is_one_for_both(pair: Pair) -> None:
 
 def test_files_and_batches_are_of_both(pair: Pair) -> None:
     content = lines_of(*map(line, range(20)))
-    made = ask(
-        pair.one,
-        "POST",
-        "/v1/files",
-        data={"purpose": "batch"},
-        files={"file": ("input.jsonl", content)},
-    ).json()
+    made = upload(pair.one, content)
     assert ask(pair.two, "GET", f"/v1/files/{made['id']}/content").content == content
     batch = begin(pair.two, made["id"])
     ended = wait_for_end(pair.one, batch["id"])
@@ -301,13 +304,7 @@ def test_a_batch_of_one_that_is_killed_is_finished_by_the_other(pair: Pair) -> N
     """The last, as it leaves one server."""
     count = 4000
     content = lines_of(*map(line, range(count)))
-    made = ask(
-        pair.one,
-        "POST",
-        "/v1/files",
-        data={"purpose": "batch"},
-        files={"file": ("input.jsonl", content)},
-    ).json()
+    made = upload(pair.one, content)
     batch = begin(pair.one, made["id"])
     part = pair.folder / "files" / f"{batch['id']}.part"
     eventually(lambda: part.exists() and part.stat().st_size > 0)

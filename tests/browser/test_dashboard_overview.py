@@ -19,6 +19,7 @@ from tests.browser.conftest import Watch
 from tests.browser.dashboard import Opener, clipboard, expect, figure, state
 from tests.conftest import RunningServer, run_in_thread
 from tests.fakes import FakeBackend, loading
+from tests.serving import running
 from tests.unit.tickets import PATIENCE
 
 ONE = (ModelSettings(model="fake/model"),)
@@ -210,14 +211,8 @@ def gateway(server: RunningServer, prefix: str) -> Iterator[str]:
             """Say nothing."""
 
     listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=listening.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.server_port}{prefix}"
-    finally:
-        listening.shutdown()
-        thread.join()
-        listening.server_close()
+    with running(listening) as url:
+        yield f"{url}{prefix}"
 
 
 def test_a_gateway_may_publish_it_under_a_path(open_page: Opener) -> None:

@@ -19,6 +19,7 @@ from tests.api.access import KEY, guarded
 from tests.browser.conftest import Watch
 from tests.browser.dashboard import Opener, expect
 from tests.conftest import RunningServer, run_in_thread
+from tests.serving import running
 
 NAMES = ["requests", "tokens", "latency", "queue", "cpu", "memory", "network", "disk"]
 NAMES += ["gpu-utilization", "gpu-memory", "gpu-temperature"]
@@ -143,14 +144,8 @@ def other_site(folder: Path) -> Iterator[str]:
     handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
     handler.log_message = lambda *_: None  # type: ignore[attr-defined]
     listening = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=listening.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.server_port}"
-    finally:
-        listening.shutdown()
-        thread.join()
-        listening.server_close()
+    with running(listening) as url:
+        yield url
 
 
 def test_each_plot_has_a_page_that_others_embed(

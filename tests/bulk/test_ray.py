@@ -39,42 +39,14 @@ pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.data\.context")
 
 _RAY = """
-import socket, sys
-from contextlib import ExitStack
-from ray.cluster_utils import Cluster
+import sys
+from tests.ray_clusters import start_cluster
 
-def free_ports(count):
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-for left in reversed(range(3)):
-    agent, listen, metrics, runtime = free_ports(4)
-    cluster = Cluster()
-    try:
-        cluster.add_node(
-            num_cpus=4,
-            resources={"gold": 1},
-            object_store_memory=80_000_000,
-            include_dashboard=False,
-            # Where it does not know a port, it waits no more than 15 s for the process to tell it.
-            metrics_agent_port=agent,
-            dashboard_agent_listen_port=listen,
-            metrics_export_port=metrics,
-            runtime_env_agent_port=runtime,
-        )
-        break
-    except Exception:  # it waits no more than 30 s for the node, whatever else the machine does
-        cluster.shutdown()
-        if not left:
-            raise
+cluster, _ = start_cluster("gold")
 print(cluster.address, flush=True)
 sys.stdin.read()
 cluster.shutdown()
 """
-"""A cluster of one machine with four CPUs, however many there are."""
 
 
 class Cluster(NamedTuple):

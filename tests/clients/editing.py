@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +15,7 @@ import numpy as np
 
 from compat.conformance import Target, quiet_environment
 from tests.conftest import RunningServer
+from tests.serving import running
 
 Edit = Callable[[Any], Any]
 
@@ -82,15 +82,9 @@ def standing_before(server: RunningServer, edit: Edit) -> Iterator[str]:
 
     with (
         httpx.Client(base_url=server.url) as behind,
-        Proxy(("127.0.0.1", 0), Handler) as proxy,
+        running(Proxy(("127.0.0.1", 0), Handler)) as url,
     ):
-        thread = threading.Thread(target=proxy.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{proxy.server_port}"
-        finally:
-            proxy.shutdown()
-            thread.join(30)
+        yield url
 
 
 @contextmanager

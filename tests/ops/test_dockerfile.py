@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path, PurePosixPath
 
@@ -24,6 +23,7 @@ from appliance.configuration import load_settings
 from appliance.engine.sources import locate_model
 from appliance.settings import ENV_PREFIX, Settings
 from tests.fake_hub import FakeRepo, run_hub, use_endpoint
+from tests.serving import running
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -270,18 +270,12 @@ def test_the_health_check_tells_what_the_server_says() -> None:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
     port = str(server.server_port)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with running(server):
         assert healthcheck(APPLIANCE_PORT=port).returncode == 0
         assert healthcheck(PORT=port).returncode == 0
         Answering.status = 503
         done = healthcheck(APPLIANCE_PORT=port)
         assert (done.returncode, done.stderr) == (1, "/health answers 503\n")
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
     done = healthcheck(APPLIANCE_PORT=port)
     assert done.returncode == 1
     assert done.stderr.startswith("no answer: ")

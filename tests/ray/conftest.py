@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import pytest
 
 from tests.conftest import REAL_MODEL
 from tests.postgresql import PostgreSQL, make_postgresql
+from tests.ray_clusters import free_ports, start_cluster
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "ops" / "ray"
@@ -29,7 +29,6 @@ MODELS = (REAL_MODEL, "second", "third")
 HELD = 2
 """Models that a replica may hold; there is one more."""
 POOL = "pool-a"
-STARTS = 3
 DEADLINE_SECONDS = 90.0
 
 SERVE_CONFIG: dict[str, Any] = {
@@ -113,40 +112,12 @@ def within_time(pause: float = 0.05) -> Iterator[None]:
         time.sleep(pause)
 
 
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
 @contextmanager
 def _cluster() -> Iterator[int]:
     """A cluster of one node, and the port of its metrics."""
     import ray
-    from ray.cluster_utils import Cluster
 
-    for left in reversed(range(STARTS)):
-        agent, listener, metrics, runtime = _free_ports(4)
-        cluster = Cluster()
-        try:
-            cluster.add_node(
-                num_cpus=4,
-                resources={POOL: 1},
-                object_store_memory=80_000_000,
-                include_dashboard=False,
-                metrics_agent_port=agent,
-                dashboard_agent_listen_port=listener,
-                metrics_export_port=metrics,
-                runtime_env_agent_port=runtime,
-            )
-        except Exception:  # Ray gives its agent 15 s to start, whatever else the machine does
-            cluster.shutdown()
-            if not left:
-                raise
-        else:
-            break
+    cluster, metrics = start_cluster(POOL)
     try:
         ray.init(address=cluster.address, log_to_driver=False)
         yield metrics
@@ -163,7 +134,7 @@ def _deployed(config: dict[str, Any], folder: Path) -> Iterator[str]:
     from ray import serve
     from ray.serve import scripts
 
-    [port] = _free_ports(1)
+    [port] = free_ports(1)
     file = folder / "serve.yaml"
     file.write_text(yaml.safe_dump(config | {"http_options": {"host": "127.0.0.1", "port": port}}))
     done = CliRunner().invoke(scripts.run, [str(file), "--non-blocking"])
