@@ -35,7 +35,7 @@ COMMANDS = (
     "embed",
     *(f"models {action}" for action in ("list", "load", "offload", "unload")),
     *(f"token {action}" for action in ("create", "list", "revoke")),
-    *(f"config {action}" for action in ("show", "validate", "export", "clone", "schema")),
+    *(f"config {action}" for action in ("show", "validate", "export", "clone", "import", "schema")),
 )
 
 FLAGS_OF_OTHERS = {
@@ -87,7 +87,8 @@ def flags() -> set[str]:
         text=True,
         check=True,
     )
-    scripts = "\n".join(file.read_text() for file in (ROOT / "scripts").rglob("*.py"))
+    ours = [*(ROOT / "scripts").rglob("*.py"), ROOT / "tests" / "conftest.py"]
+    scripts = "\n".join(file.read_text() for file in ours)
     quoted = "\n".join(re.findall(r'"(--[\w-]+)"', scripts))
     text = "\n".join([*helps, told.getvalue(), capacity.stdout, quoted])
     return {*re.findall(r"(?<![\w-])--[a-z][\w-]*", text), *FLAGS_OF_OTHERS}
