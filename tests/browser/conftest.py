@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, ConsoleMessage, Page, Request
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
@@ -95,14 +95,22 @@ def watch() -> Iterator[Watch]:
     watching.check()
 
 
-@pytest.fixture
-def open_page(browser: Browser, watch: Watch) -> Iterator[Callable[..., Page]]:
-    """Opens a URL in a browser context of its own; options are those of ``new_context``."""
-    contexts = []
+class Pages:
+    """Opens pages, which are closed when the test ends, or before.
 
-    def open_url(url: str, **options: Any) -> Page:
+    A page asks its server again and again: where that ends first, ``closing(open_page)`` goes
+    behind it in the same ``with``.
+    """
+
+    def __init__(self, browser: Browser, watch: Watch) -> None:
+        self._browser = browser
+        self._watch = watch
+        self._contexts: list[BrowserContext] = []
+
+    def __call__(self, url: str, **options: Any) -> Page:
+        """Open a URL in a browser context of its own; options are those of ``new_context``."""
         size = {"width": 1440, "height": 900}
-        context = browser.new_context(
+        context = self._browser.new_context(
             **{
                 "viewport": size,
                 "permissions": ["clipboard-read", "clipboard-write"],
@@ -112,11 +120,20 @@ def open_page(browser: Browser, watch: Watch) -> Iterator[Callable[..., Page]]:
             }
         )
         context.set_default_timeout(PATIENCE)
-        contexts.append(context)
-        page = watch.over(context.new_page())
+        self._contexts.append(context)
+        page = self._watch.over(context.new_page())
         page.goto(url)
         return page
 
-    yield open_url
-    for context in contexts:
-        context.close()
+    def close(self) -> None:
+        """Close all that are open."""
+        while self._contexts:
+            self._contexts.pop().close()
+
+
+@pytest.fixture
+def open_page(browser: Browser, watch: Watch) -> Iterator[Pages]:
+    """Opens pages."""
+    pages = Pages(browser, watch)
+    yield pages
+    pages.close()

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.conftest import PATIENCE
+from tests.browser.conftest import PATIENCE, Pages
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -19,7 +18,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 expect = sync_api.expect
 expect.set_options(timeout=PATIENCE)
 
-Opener = Callable[..., Any]
+Opener = Pages
 
 
 def state(page: Page) -> Locator:

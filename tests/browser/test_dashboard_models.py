@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 
 from appliance.settings import ModelSettings, Settings
 from tests.api.management import Fakes, api, described
@@ -26,7 +27,10 @@ def press(page: object, action: str, model: str = "fake/model") -> None:
 
 
 def test_a_row_tells_all_of_a_model(open_page: Opener) -> None:
-    with run_in_thread(settings(), loading(Fakes(sizes=SIZES), SIZES)) as server:
+    with (
+        run_in_thread(settings(), loading(Fakes(sizes=SIZES), SIZES)) as server,
+        closing(open_page),
+    ):
         assert server.embed(model="small", input="a b c").status_code == 200
         page = open_page(f"{server.url}/dashboard")
         expect(row(page, "fake/model").get_by_role("rowheader")).to_contain_text("also small")
@@ -43,7 +47,10 @@ def test_a_row_tells_all_of_a_model(open_page: Opener) -> None:
 
 
 def test_weights_are_moved_by_buttons(open_page: Opener) -> None:
-    with run_in_thread(settings(), loading(Fakes(sizes=SIZES), SIZES)) as server:
+    with (
+        run_in_thread(settings(), loading(Fakes(sizes=SIZES), SIZES)) as server,
+        closing(open_page),
+    ):
         page = open_page(f"{server.url}/dashboard")
         expect(cell(page, "fake/model", "State")).to_have_text("idle")
         for action, result, told in (
@@ -68,7 +75,7 @@ def test_a_button_is_busy_while_its_work_is_done_and_keeps_the_focus(open_page: 
             assert goes_on.wait(PATIENCE)
 
     load = loading(lambda _: FakeBackend(sizes=SIZES, before_move=move), SIZES)
-    with run_in_thread(settings(), load) as server:
+    with run_in_thread(settings(), load) as server, closing(open_page):
         page = open_page(f"{server.url}/dashboard")
         button = page.get_by_role("button", name="Offload fake/model")
         expect(button).not_to_have_attribute("aria-disabled", "true")
@@ -87,7 +94,7 @@ def test_a_button_is_busy_while_its_work_is_done_and_keeps_the_focus(open_page: 
 
 def test_what_cannot_be_done_is_said(open_page: Opener, watch: Watch) -> None:
     watch.allowed.append("409")
-    with run_in_thread(settings(disk_swap=False)) as server:
+    with run_in_thread(settings(disk_swap=False)) as server, closing(open_page):
         page = open_page(f"{server.url}/dashboard")
         press(page, "Offload")
         told = api(server, "POST", "models/fake/model/offload").json()["error"]["message"]
@@ -96,7 +103,7 @@ def test_what_cannot_be_done_is_said(open_page: Opener, watch: Watch) -> None:
 
 def test_a_model_is_added_and_removed(open_page: Opener, watch: Watch) -> None:
     watch.allowed.extend(("409", "400"))
-    with run_in_thread(settings()) as server:
+    with run_in_thread(settings()) as server, closing(open_page):
         page = open_page(f"{server.url}/dashboard")
         form = page.locator("#add")
         page.get_by_role("button", name="Add a model").first.click()
@@ -138,7 +145,10 @@ def test_a_failed_model_tells_why(open_page: Opener) -> None:
             raise ValueError("torn")
 
     models = (*MODELS, ModelSettings(model="broken"))
-    with run_in_thread(settings(models=models), loading(Fakes(refuse))) as server:
+    with (
+        run_in_thread(settings(models=models), loading(Fakes(refuse))) as server,
+        closing(open_page),
+    ):
         page = open_page(f"{server.url}/dashboard")
         expect(cell(page, "broken", "State")).to_have_text("failedValueError: torn")
 
@@ -148,7 +158,7 @@ def test_names_are_text_whatever_they_look_like(
 ) -> None:
     name = "<svg/onload=alert(1)>"
     models = (*MODELS, ModelSettings(model="fake/other", name=name, prompts={"<b>": "<i>x</i>"}))
-    with run_in_thread(settings(models=models, name="<b>bold</b>")) as server:
+    with run_in_thread(settings(models=models, name="<b>bold</b>")) as server, closing(open_page):
         page = open_page(f"{server.url}/dashboard")
         page.on("dialog", lambda dialog: page.evaluate("window.wasRun = true"))
         expect(row(page, name)).to_be_visible()

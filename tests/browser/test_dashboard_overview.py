@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -29,7 +29,7 @@ AWAY += ("ERR_INTERNET_DISCONNECTED", "ERR_CONNECTION_CLOSED")
 
 def test_the_instance_is_introduced(open_page: Opener) -> None:
     settings = Settings(models=ONE, name="berlin-2", project="search")
-    with run_in_thread(settings) as server:
+    with run_in_thread(settings) as server, closing(open_page):
         page = open_page(f"{server.url}/dashboard")
         expect(state(page)).to_have_text("idle")
         expect(page.locator("#bar-name")).to_have_text("berlin-2")
@@ -61,7 +61,7 @@ def test_work_is_shown_while_it_is_done(open_page: Opener) -> None:
         assert goes_on.wait(PATIENCE)
 
     load = loading(lambda _: FakeBackend(before_forward=hold))
-    with run_in_thread(Settings(models=ONE), load, wait=False) as server:
+    with run_in_thread(Settings(models=ONE), load, wait=False) as server, closing(open_page):
         page = open_page(f"{server.url}/dashboard")
         with ThreadPoolExecutor() as pool:
             expect(state(page)).to_have_text("idle")
@@ -85,7 +85,10 @@ def test_loading_is_told_from_idling(open_page: Opener) -> None:
         assert goes_on.wait(PATIENCE)
         return FakeBackend()
 
-    with run_in_thread(Settings(models=ONE), loading(wait), wait=False) as server:
+    with (
+        run_in_thread(Settings(models=ONE), loading(wait), wait=False) as server,
+        closing(open_page),
+    ):
         page = open_page(f"{server.url}/dashboard")
         try:
             expect(state(page)).to_have_text("loading")
@@ -100,7 +103,10 @@ def test_what_is_wrong_is_said(open_page: Opener, watch: Watch) -> None:
         raise ValueError("torn")
 
     watch.allowed.append("503")  # as /health answers then
-    with run_in_thread(Settings(models=ONE), loading(refuse), wait=False) as server:
+    with (
+        run_in_thread(Settings(models=ONE), loading(refuse), wait=False) as server,
+        closing(open_page),
+    ):
         page = open_page(f"{server.url}/dashboard")
         expect(page.locator("#headline")).to_have_text("Not working")
         expect(state(page)).to_have_text("idle, not healthy")
@@ -216,7 +222,11 @@ def gateway(server: RunningServer, prefix: str) -> Iterator[str]:
 
 
 def test_a_gateway_may_publish_it_under_a_path(open_page: Opener) -> None:
-    with run_in_thread(Settings(models=ONE)) as server, gateway(server, "/team/embeddings") as url:
+    with (
+        run_in_thread(Settings(models=ONE)) as server,
+        gateway(server, "/team/embeddings") as url,
+        closing(open_page),
+    ):
         for path in ("/dashboard", "/dashboard/"):
             page = open_page(url + path)
             expect(state(page)).to_have_text("idle")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -173,7 +173,7 @@ def test_a_plot_by_itself_asks_for_a_token_too(
     open_page: Opener, watch: Watch, tmp_path: Path
 ) -> None:
     watch.allowed.append("401")
-    with run_in_thread(guarded(tmp_path)) as server:
+    with run_in_thread(guarded(tmp_path)) as server, closing(open_page):
         page = open_page(f"{server.url}/dashboard/plot/memory")
         page.get_by_label("This server asks for a token").fill(KEY)
         page.get_by_role("button", name="Show the plot").click()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def give_key(page: Any, key: str) -> None:
 
 def test_a_token_lives_and_ends(open_page: Opener, watch: Watch, tmp_path: Path) -> None:
     watch.allowed.append("401")  # before a key is given
-    with run_in_thread(guarded(tmp_path)) as server:
+    with run_in_thread(guarded(tmp_path)) as server, closing(open_page):
         page = open_page(f"{server.url}/dashboard")
         give_key(page, KEY)
         secret = make_token(page, "ci", **{"Requests a minute": 2})
@@ -67,7 +68,7 @@ def test_what_is_wrong_with_a_token_is_said_at_its_field(
 ) -> None:
     watch.allowed.append("400")
     settings = Settings(models=(ModelSettings(model="fake/model"),), data_dir=tmp_path)
-    with run_in_thread(settings) as server:
+    with run_in_thread(settings) as server, closing(open_page):
         page = open_page(f"{server.url}/dashboard")
         page.get_by_role("button", name="Create a token").click()
         form = page.locator("#token")
@@ -96,7 +97,7 @@ def test_the_page_asks_for_a_token_and_forgets_it(
     open_page: Opener, watch: Watch, tmp_path: Path
 ) -> None:
     watch.allowed.append("401")
-    with run_in_thread(guarded(tmp_path)) as server:
+    with run_in_thread(guarded(tmp_path)) as server, closing(open_page):
         page = open_page(f"{server.url}/dashboard")
         dialog = page.get_by_role("dialog")
         expect(dialog.get_by_label("Token with the scope admin")).to_be_focused()
@@ -127,7 +128,7 @@ def test_a_token_that_may_not_is_told_what_it_lacks(
     open_page: Opener, watch: Watch, tmp_path: Path
 ) -> None:
     watch.allowed.extend(("401", "403"))
-    with run_in_thread(guarded(tmp_path)) as server:
+    with run_in_thread(guarded(tmp_path)) as server, closing(open_page):
         secret = create(server, scopes=["embed"])["secret"]
         page = open_page(f"{server.url}/dashboard")
         give_key(page, secret)
