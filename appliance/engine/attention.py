@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
 __all__ = ["PACKED", "SEGMENTS", "Group", "Segments", "equal_length_groups", "packed_attention"]
@@ -194,9 +195,6 @@ def _flash(
     segments: Segments,
     rule: Rule,
 ) -> torch.Tensor:
-    # Not at the top: it brings torch.compile's machinery, a second that no CPU need wait for.
-    from torch.nn.attention.varlen import varlen_attn
-
     reach = -1 if rule.window is None else rule.window - 1
     # A model may be spread over devices; this is no copy on the first.
     cu_seqlens, longest = segments.cu_seqlens.to(query.device), segments.longest
