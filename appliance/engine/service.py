@@ -46,22 +46,28 @@ def load_with_torch(
     Raises:
         ApplianceError: There is no such model, or it cannot be served.
     """
-    # Not at the top: torch and transformers take seconds to read, and the port answers meanwhile.
-    from appliance.engine.loading import prepare_model
-
-    _spare_imports()
-    return prepare_model(settings, model, rooms)
+    return _imported()(settings, model, rooms)
 
 
 @cache
-def _spare_imports() -> None:
-    """Have the garbage collector pass over what was imported: half a million objects that stay.
+def _imported() -> Loader:
+    """Import what loads models, and have the garbage collector pass over all that was imported.
 
-    It would go through them all while every thread waits, again and again under many requests.
-    Before the first model is there, as what is passed over once is passed over for ever.
+    That are half a million objects that stay. It would go through them all while every thread
+    waits, again and again: under many requests, and before, while they come, for a fifth of the
+    time that the import takes. Before the first model is there, as what is passed over once is
+    passed over for ever.
     """
+    gc.disable()
+    try:
+        # Not at the top: torch and transformers take seconds to read, and the port answers
+        # meanwhile.
+        from appliance.engine.loading import prepare_model
+    finally:
+        gc.enable()
     gc.collect()
     gc.freeze()
+    return prepare_model
 
 
 class Engine(Requests):
