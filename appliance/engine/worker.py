@@ -199,8 +199,7 @@ class Crew:
                 if worker.task is not None and self._is_late(worker.task)
             }
             self._dismissed += hung
-            for worker in (*dead, *hung):
-                self._dismiss(worker)
+            heirs = [self._dismiss(worker) for worker in (*dead, *hung)]
         for worker in dead:
             logger.error("%s has died and is replaced", worker.thread.name)
         for taken in lost:
@@ -214,6 +213,8 @@ class Crew:
                     f" {self._forward_timeout:g} s (forward_timeout_seconds)"
                 )
             )
+        for heir in heirs:  # not before, or it would take what is left of a request that kills
+            heir.thread.start()
 
     def give_up_late(self) -> None:
         """Answer for batches that take too long; they run on, as nothing can end them."""
@@ -223,11 +224,11 @@ class Crew:
                 logger.error("%s hangs: %s", self._device, self._told(taken))
                 taken.fail(ModelUnavailable("The model takes too long to answer.", retry_after=5))
 
-    def _dismiss(self, worker: Worker) -> None:
+    def _dismiss(self, worker: Worker) -> Worker:
         worker.is_dismissed = True
         heir = Worker(worker.thread.name, self._work)
         self._workers[self._workers.index(worker)] = heir
-        heir.thread.start()
+        return heir
 
     def _under_way(self) -> list[Taken]:
         with self._lock:

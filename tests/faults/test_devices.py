@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -83,13 +85,21 @@ class TestAWorkerThatDies:
             assert health(server) == (200, "")
             assert is_right(server)
 
-    def test_takes_no_other_request_with_it(self) -> None:
+    def test_takes_no_other_request_with_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        killed: list[Batch] = []
+
         def kill_poisoned(batch: Batch) -> None:
             if POISON in batch.input_ids:
+                killed.append(batch)
                 raise WorkerKilled
+
+        def fail_late(fail: Callable[..., None], *arguments: object) -> None:
+            time.sleep(0.1)  # in which another worker could take the second text of the poison
+            fail(*arguments)
 
         with running() as device:
             served = lane(device, FakeBackend(before_forward=kill_poisoned), tokens=10)
+            monkeypatch.setattr(served, "fail_jobs", partial(fail_late, served.fail_jobs))
             poison, others = Ticket(10, 10, token=POISON), [Ticket(10), Ticket(10)]
             for ticket in (poison, *others):
                 served.submit(ticket.job)
@@ -99,6 +109,7 @@ class TestAWorkerThatDies:
             for ticket in others:
                 ticket.assert_right()
             assert poison.times_done == 1
+            assert len(killed) == 1
             assert not device.fault
             assert not served.copies[0].running  # its weights may move again
 
