@@ -106,11 +106,15 @@ class PrepackedLinear(nn.Module):
         return linear if self._activation == "none" else nn.Sequential(linear, nn.GELU())
 
 
-def can_prepack() -> bool:
-    """Whether this build of torch has the operators."""
+def can_prepack(dtype: torch.dtype) -> bool:
+    """Whether this build of torch has the operators, and this CPU what they need for a format."""
     operators = torch.ops.mkldnn
     names = ("_reorder_linear_weight", "_linear_pointwise")
-    return torch.backends.mkldnn.is_available() and all(hasattr(operators, n) for n in names)
+    if not (torch.backends.mkldnn.is_available() and all(hasattr(operators, n) for n in names)):
+        return False
+    if dtype == torch.bfloat16:
+        return bool(operators._is_mkldnn_bf16_supported())
+    return dtype == torch.float32 or bool(operators._is_mkldnn_fp16_supported())
 
 
 def prepack_linears(module: nn.Module, tokens: int, *, fuse: bool = True) -> list[Replaced]:

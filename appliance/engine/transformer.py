@@ -231,7 +231,8 @@ class PackedTransformer:
             self._try_packed(batch, expected)
         if compiled:
             self._try_compiled(batch, expected)
-        if prepacked and not self.compiled and self.device.type == "cpu" and can_prepack():
+        on_cpu = self.device.type == "cpu"
+        if prepacked and not self.compiled and on_cpu and can_prepack(self.dtype):
             self._try_prepacked(batch, expected)
 
     def probe_batch(self) -> Batch:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from appliance.engine.backend import Parking, ParkingFailed
@@ -124,7 +125,7 @@ def test_weights_of_the_models_own_files_are_mapped_and_not_copied(
     kinds: Kinds, real_folder: Path, swap: Path
 ) -> None:
     backend = kinds.load("real")
-    assert backend.transformer.prepacked == can_prepack()
+    assert backend.transformer.prepacked == can_prepack(torch.float32)
     backend.park(disk(swap))
     own_file = str(real_folder / "model.safetensors")
     maps = Path("/proc/self/maps")
