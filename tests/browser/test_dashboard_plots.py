@@ -89,7 +89,8 @@ def test_another_window(busy_server: RunningServer, open_page: Opener) -> None:
     page = open_page(f"{busy_server.url}/dashboard")
     line(page, "cpu").wait_for(state="attached")
     for label, seconds in (("1 h", 3600), ("24 h", 86_400), ("6 h", 21_600), ("15 min", 900)):
-        with page.expect_response(lambda r: "/api/series" in r.url) as answered:
+        window = f"window={seconds}"  # beside those that the page asks for by itself
+        with page.expect_response(lambda r, window=window: window in r.url) as answered:
             page.get_by_role("radio", name=label).check(force=True)
         assert answered.value.json()["window"] == seconds
 

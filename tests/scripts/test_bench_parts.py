@@ -155,7 +155,7 @@ def test_cpu_time_goes_to_the_group_of_its_thread() -> None:
     leave.set()
     thread.join()
     assert after[TOKENIZERS] - before[TOKENIZERS] >= 0.05
-    assert after[WORKERS] == before[WORKERS]
+    assert after[WORKERS] - before[WORKERS] < 0.05  # which an earlier test's may still use
 
 
 def test_the_profile_adds_up(endpoint: Endpoint) -> None:

@@ -241,6 +241,7 @@ def test_copies_on_several_devices_share_one_queue() -> None:
         shared.submit(ticket.job)
         for gate in gates:
             assert gate.held.wait(PATIENCE)  # both work on the one request
+        for gate in gates:
             gate.opened.set()
         ticket.assert_right()
         assert sum(len(copy.batches) for copy in copies) >= 4
