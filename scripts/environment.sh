@@ -3,7 +3,7 @@
 # is so already. PYTHON names another interpreter than python3.
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$ROOT/.venv"
-# Where it is set, each process compiles anew what it imports of this checkout: a second and more.
+# Where it is set, each process compiles anew what it imports of this checkout.
 unset PYTHONDONTWRITEBYTECODE
 
 make_environment() {

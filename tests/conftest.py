@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from appliance.bounded_http import BoundedHttp
 from appliance.engine.service import Engine, Loader
 from appliance.settings import ModelSettings, Settings
 from tests.fakes import load_fake
+from tests.processes import ForkedProcess, Process
 
 REAL_MODEL = "all-MiniLM-L6-v2"
 
@@ -52,7 +54,7 @@ class RunningServer:
     log: list[str]
     engine: Engine | None = None
     """The engine, of a server in this process."""
-    process: subprocess.Popen[str] | None = None
+    process: Process | None = None
 
     def embed(self, **body: object) -> httpx.Response:
         """Post to ``/v1/embeddings``."""
@@ -61,28 +63,28 @@ class RunningServer:
 
 @contextmanager
 def run_process(
-    *flags: str, environment: dict[str, str] | None = None, code: str = ""
+    *flags: str,
+    environment: dict[str, str] | None = None,
+    code: str = "",
+    fresh: bool = False,
+    trust: ssl.SSLContext | None = None,
 ) -> Iterator[RunningServer]:
-    """Serve from a process of its own, as users do, until the block ends.
+    """Serve from a process of its own until the block ends.
 
     Args:
-        flags: Of ``appliance serve``.
+        flags: Of ``appliance serve``, or what the code finds in ``sys.argv``.
         environment: Variables beside those of this process.
         code: What to run in place of ``appliance serve``.
+        fresh: Start the interpreter, too, as users do. It takes seconds longer than a fork.
+        trust: What certificates to trust, of a server that speaks HTTPS.
     """
-    served = ["-c", code] if code else ["-m", "appliance", "serve", "--port", "0", *flags]
-    process = subprocess.Popen(
-        [sys.executable, *served],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **(environment or {})},
-    )
+    process = _start(flags, {**os.environ, **(environment or {})}, code, fresh=fresh)
     log: list[str] = []
     reader = threading.Thread(target=lambda: log.extend(process.stderr or ()), daemon=True)
     try:
         url = _read_url(process, log)
         reader.start()
-        wait_until_healthy(url)
+        wait_until_healthy(url, trust)
         yield RunningServer(url, log, process=process)
     finally:
         process.terminate()
@@ -93,22 +95,32 @@ def run_process(
         process.stderr.close()
 
 
-def _read_url(process: subprocess.Popen[str], log: list[str]) -> str:
+def _start(flags: Sequence[str], variables: dict[str, str], code: str, *, fresh: bool) -> Process:
+    if not code:
+        flags = ("--port", "0", *flags)
+    if not fresh:
+        return ForkedProcess(flags, variables, code)
+    command = [sys.executable, *(["-c", code] if code else ["-m", "appliance", "serve"]), *flags]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=variables)
+
+
+def _read_url(process: Process, log: list[str]) -> str:
     assert process.stderr is not None
     for line in process.stderr:
         log.append(line)
-        if match := re.search(r"running on (http://\S+)", line):
+        if match := re.search(r"running on (https?://\S+)", line):
             return match[1]
     raise AssertionError("the server did not start:\n" + "".join(log))
 
 
-def wait_until_healthy(url: str) -> None:
+def wait_until_healthy(url: str, trust: ssl.SSLContext | None = None) -> None:
     """Return once ``/health`` says that every model answers."""
-    for _ in range(1200):
-        if httpx.get(f"{url}/health").status_code == 200:
-            return
-        time.sleep(0.1)
-    raise AssertionError(httpx.get(f"{url}/health").text)
+    with httpx.Client(base_url=url, verify=trust or True) as client:
+        for _ in range(1200):
+            if client.get("/health").status_code == 200:
+                return
+            time.sleep(0.1)
+        raise AssertionError(client.get("/health").text)
 
 
 @contextmanager

@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.settings import ModelSettings
 from compat.openai import EmbeddingRequest
-from tests.conftest import _read_url as read_url
-from tests.conftest import wait_until_healthy
+from tests.conftest import run_process
 
 CASES = int(os.environ.get("FUZZ_CASES", "2000")) // 4
 MOST_GROWTH_BYTES = 50_000_000
@@ -52,30 +48,17 @@ uvicorn.run(create_app(settings, load_fake), port=0, http=BoundedHttp, access_lo
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
     headers = {"content-type": "application/json"}
-    command = [sys.executable, "-c", SERVE]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        drain = threading.Thread(target=process.stderr.read)
-        try:
-            url = read_url(process, [])
-            drain.start()
-            wait_until_healthy(url)
-            with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
-                before = resident_bytes(process)
-                yield client
-                assert resident_bytes(process) - before < MOST_GROWTH_BYTES
-                good = client.post("/v1/embeddings", json={"model": MODEL, "input": "a"})
-                assert good.status_code == 200
-        finally:
-            process.terminate()
-            process.wait(30)
-            if drain.ident is not None:
-                drain.join()
-
-
-def resident_bytes(process: subprocess.Popen[str]) -> int:
-    pages = Path(f"/proc/{process.pid}/statm").read_text().split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    with (
+        run_process(code=SERVE) as server,
+        httpx.Client(base_url=server.url, headers=headers, timeout=60) as client,
+    ):
+        assert server.process is not None
+        memory = psutil.Process(server.process.pid).memory_info
+        before = memory().rss
+        yield client
+        assert memory().rss - before < MOST_GROWTH_BYTES
+        good = client.post("/v1/embeddings", json={"model": MODEL, "input": "a"})
+        assert good.status_code == 200
 
 
 def plausible(field: str) -> st.SearchStrategy[Any]:

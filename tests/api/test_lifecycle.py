@@ -30,7 +30,7 @@ def run_to_the_end(*flags: str) -> subprocess.CompletedProcess[str]:
 
 def test_sigterm_lets_accepted_work_finish() -> None:
     answers: list[httpx.Response] = []
-    with run_process() as server:
+    with run_process(fresh=True) as server:
         texts = [f"text number {number}" for number in range(500)]
         thread = threading.Thread(
             target=lambda: answers.append(server.embed(model=REAL_MODEL, input=texts))
@@ -91,7 +91,7 @@ def test_settings_reach_the_process_by_its_environment() -> None:
         "APPLIANCE_MODELS__0__ALIASES": "a,b",
         "APPLIANCE_API_KEYS": "secret-key",
     }
-    with run_process(environment=environment) as server:
+    with run_process(environment=environment, fresh=True) as server:
         assert server.embed(model="mini", input="a").status_code == 401
         response = httpx.post(
             f"{server.url}/b/v1/embeddings",
@@ -136,7 +136,7 @@ def test_a_folder_to_swap_to_that_cannot_be_used_is_told_at_the_start(tmp_path: 
 
 def test_memory_goes_back_to_the_system_with_the_model() -> None:
     """Its share of it: the libraries stay."""
-    with run_process() as server:
+    with run_process(fresh=True) as server:
         assert server.process is not None
         process = psutil.Process(server.process.pid)
         assert server.embed(model=REAL_MODEL, input="a").status_code == 200

@@ -10,7 +10,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +18,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.conftest import _read_url as read_url
-from tests.conftest import wait_until_healthy
+from tests.conftest import run_process
 
 CASES = int(os.environ.get("SCHEMATHESIS_CASES", "100"))
 MOST_GROWTH_BYTES = 80_000_000
@@ -159,20 +157,11 @@ def after_call(context, case, response):
 
 @contextmanager
 def served(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
-    command = [sys.executable, "-c", SERVE, KEY, str(folder)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        log: list[str] = []
-        drain = threading.Thread(target=lambda: log.extend(process.stderr or ()))
-        try:
-            url = read_url(process, [])
-            drain.start()
-            wait_until_healthy(url)
-            yield url, psutil.Process(process.pid)
-        finally:
-            process.terminate()
-            drain.join(30)
-        assert not [line for line in log if "Traceback" in line], "".join(log)[-4000:]
+    with run_process(KEY, str(folder), code=SERVE) as server:
+        assert server.process is not None
+        yield server.url, psutil.Process(server.process.pid)
+    log = "".join(server.log)
+    assert "Traceback" not in log, log[-4000:]
 
 
 def headers_for(url: str, key: str) -> list[str]:

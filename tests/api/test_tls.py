@@ -8,10 +8,9 @@ import shutil
 import socket
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import pytest
 from appliance.cli import main
 from appliance.server import GOODBYE_SECONDS, LINGER_SECONDS
 from tests.conftest import run_process
+from tests.processes import Process
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ class Secured:
 
     port: int
     trust: ssl.SSLContext
-    process: subprocess.Popen[bytes]
+    process: Process
 
     def connect(self) -> ssl.SSLSocket:
         plain = socket.create_connection(("127.0.0.1", self.port), timeout=60)
@@ -55,20 +55,11 @@ class Secured:
 
 @contextmanager
 def secured(certificate: tuple[Path, Path]) -> Iterator[Secured]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "appliance", "serve", "--port", str(port)]
-    command += ["--tls-certificate", str(certificate[0]), "--tls-key", str(certificate[1])]
+    flags = ("--tls-certificate", str(certificate[0]), "--tls-key", str(certificate[1]))
     trust = ssl.create_default_context(cafile=str(certificate[0]))
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        server = Secured(port, trust, process)
-        try:
-            with server.client() as client:
-                wait_until_healthy(client)
-            yield server
-        finally:
-            process.kill()
+    with run_process(*flags, trust=trust) as server:
+        assert server.process is not None
+        yield Secured(int(server.url.rpartition(":")[2]), trust, server.process)
 
 
 def test_https_is_served_where_there_is_a_certificate(certificate: tuple[Path, Path]) -> None:
@@ -78,15 +69,6 @@ def test_https_is_served_where_there_is_a_certificate(certificate: tuple[Path, P
             assert client.post("/v1/embeddings", json=body).status_code == 200
         with pytest.raises(httpx.HTTPError):
             httpx.get(f"http://localhost:{server.port}/health")
-
-
-def wait_until_healthy(client: httpx.Client) -> None:
-    for _ in range(600):
-        with suppress(httpx.ConnectError):
-            if client.get("/health").status_code == 200:
-                return
-        time.sleep(0.1)
-    raise AssertionError("the server did not start")
 
 
 TEXTS = 2000

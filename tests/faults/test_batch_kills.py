@@ -55,8 +55,7 @@ uvicorn.run(create_app(settings, slow), port=0, http=BoundedHttp, access_log=Fal
 
 @contextmanager
 def serving(folder: Path, seconds: float = 0.2) -> Iterator[RunningServer]:
-    code = f"import sys; sys.argv[1:] = [{str(folder)!r}, {seconds!r}]\n{SERVE}"
-    with run_process(code=code) as server:
+    with run_process(str(folder), str(seconds), code=SERVE) as server:
         yield server
 
 

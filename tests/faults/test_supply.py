@@ -49,11 +49,13 @@ def description(server: RunningServer) -> dict[str, object]:
 def test_a_model_is_served_from_the_hub_and_then_without_it(hub: FakeHub, tmp_path: Path) -> None:
     flags = ("--models", NAME, "--hub-cache", str(tmp_path))
     online = {"HF_ENDPOINT": hub.url, "NO_PROXY": "127.0.0.1"}
-    with run_process(*flags, environment=online) as server:
+    # Fresh, as the hub's client looks at its variables while it is imported.
+    with run_process(*flags, environment=online, fresh=True) as server:
         first = server.embed(model=NAME, input="a").json()["data"]
         assert description(server)["revision"] == hub.repos[NAME].commit("main")
     hub.asked.clear()
-    with run_process(*flags, environment={**online, "HF_HUB_OFFLINE": "1"}) as server:
+    offline = {**online, "HF_HUB_OFFLINE": "1"}
+    with run_process(*flags, environment=offline, fresh=True) as server:
         assert server.embed(model=NAME, input="a").json()["data"] == first
         assert description(server)["revision"] == hub.repos[NAME].commit("main")
     assert hub.asked == []

@@ -162,7 +162,7 @@ def test_an_unwilling_collector_holds_up_nothing(unwilling: str, protocol: str) 
         "OTEL_METRIC_EXPORT_INTERVAL": "100",
         "OTEL_BSP_SCHEDULE_DELAY": "100",
     }
-    with run_process(environment=environment, code=SERVE_FAKE) as server:
+    with run_process(environment=environment, code=SERVE_FAKE, fresh=True) as server:
         assert httpx.get(f"{server.url}/metrics").status_code == 200
         for _ in range(3):
             assert server.embed(model=MODEL, input="a").status_code == 200
@@ -184,7 +184,7 @@ def test_a_collector_that_is_down_costs_one_line() -> None:
             "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
             "OTEL_METRIC_EXPORT_INTERVAL": "100",
         }
-        with run_process(environment=environment, code=SERVE_FAKE) as server:
+        with run_process(environment=environment, code=SERVE_FAKE, fresh=True) as server:
             assert httpx.get(f"{server.url}/metrics").status_code == 200
             while not (told := [line for line in server.log if "telemetry: " in line]):
                 assert server.embed(model=MODEL, input="a").status_code == 200
