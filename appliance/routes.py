@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
 
-from litestar import Controller, Litestar, Request, Response, Router
+from litestar import Controller, Litestar, Request, Response
 from litestar.config.cors import CORSConfig
 from litestar.datastructures import MutableScopeHeaders, State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ControllerRouterHandler, Message, Scope
 
+from appliance.access.grants import Scope as GrantScope
 from appliance.api.config import ConfigController
 from appliance.api.dashboard import DashboardController, to_dashboard
 from appliance.api.docs import DocsController
@@ -81,6 +82,15 @@ _DIALECTS: tuple[tuple[type[Controller], ErrorRenderer], ...] = (
 )
 """Routes, and how they tell of errors. What no dialect serves is answered as OpenAI's API does."""
 
+_MANAGEMENT = (
+    ConfigController,
+    LogsController,
+    ModelsController,
+    SeriesController,
+    StatusController,
+    TokensController,
+)
+
 _EXPOSED_HEADERS = (
     *OPENAI_HEADERS,
     "retry-after",
@@ -95,43 +105,34 @@ _EXPOSED_HEADERS = (
 def routes(settings: Settings) -> list[ControllerRouterHandler]:
     """All that is served, with how its errors are told and what it asks for."""
     dialects = [
-        Router(
-            "/",
-            route_handlers=[controller],
-            guards=[Guard("embed")],
-            security=[{BEARER: ["embed"]}],
-            exception_handlers={Exception: _answering(render)},
-        )
+        _behind_the_door(controller, "embed", exception_handlers={Exception: _answering(render)})
         for controller, render in _DIALECTS
     ]
-    management = Router(
-        "/",
-        route_handlers=[
-            ConfigController,
-            LogsController,
-            ModelsController,
-            SeriesController,
-            StatusController,
-            TokensController,
-        ],
-        guards=[Guard("admin")],
-        security=[{BEARER: ["admin"]}],
-    )
-    metrics = Router(
-        "/",
-        route_handlers=[MetricsController],
-        guards=[] if settings.public_metrics else [Guard("admin")],
-        security=[] if settings.public_metrics else [{BEARER: ["admin"]}],
-    )
+    management = [_behind_the_door(controller, "admin") for controller in _MANAGEMENT]
+    metrics: type[Controller] = MetricsController
+    if not settings.public_metrics:
+        metrics = _behind_the_door(metrics, "admin")
     return [
         *dialects,
         to_dashboard,
         SystemController,
         DashboardController,
         DocsController,
-        management,
+        *management,
         metrics,
     ]
+
+
+def _behind_the_door(
+    controller: type[Controller], scope: GrantScope, **more: Any
+) -> type[Controller]:
+    """Routes that a token with a scope opens.
+
+    As a class of its own: a router around them would be copied, with all that its handlers know of
+    their parameters, and be looked through twice.
+    """
+    more |= {"guards": [Guard(scope)], "security": [{BEARER: [scope]}]}
+    return type(controller.__name__, (controller,), more)
 
 
 def application(

@@ -128,11 +128,11 @@ class Routing:
         name = str(parameters.get("name", ""))
         return Route(
             handler.resolve_exception_handlers().get(Exception, self._render),
-            safe or controller not in _KEEPING,
-            MOST_BYTES + FORM_BYTES if controller is FilesController else self._payload,
+            safe or not issubclass(controller, _KEEPING),
+            MOST_BYTES + FORM_BYTES if issubclass(controller, FilesController) else self._payload,
             _refusal(controller, safe=safe),
             model_name(parameters.get("owner"), name) if name else "",
-            bool(handler.opt.get(EMBEDS)) or controller is TeiController,
+            bool(handler.opt.get(EMBEDS)) or issubclass(controller, TeiController),
         )
 
     def model(self, route: Route, body: bytes) -> str:
@@ -148,9 +148,10 @@ class Routing:
 
 
 def _refusal(controller: type[Any], *, safe: bool) -> ApplianceError | None:
-    if controller in _OF_ONE_PROCESS:
-        return RouteNotFound(_OF_ONE_PROCESS[controller])
-    if controller in (ModelsController, ConfigController) and not safe:
+    for one, elsewhere in _OF_ONE_PROCESS.items():
+        if issubclass(controller, one):
+            return RouteNotFound(elsewhere)
+    if issubclass(controller, (ModelsController, ConfigController)) and not safe:
         return Conflict(_FIXED)
     return None
 
