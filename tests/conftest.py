@@ -13,11 +13,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import httpx
 import hypothesis
 import pytest
 import uvicorn
+from httpx._transports import default
 
 from appliance.app import create_app
 from appliance.bounded_http import BoundedHttp
@@ -27,6 +29,10 @@ from tests.fakes import load_fake
 from tests.processes import ForkedProcess, Process
 
 REAL_MODEL = "all-MiniLM-L6-v2"
+
+# Each httpx.get makes a client, which reads all certificates that there are: half of the time that
+# tests of routes would take.
+default.create_ssl_context = cache(httpx.create_ssl_context)
 
 # A change is judged by the same examples as the one before it. HYPOTHESIS_PROFILE=explore draws
 # new ones, and more of them.
