@@ -15,7 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request
 
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 FLAGS = (
     "--no-sandbox",  # which a container's root user cannot have
     "--disable-gpu",
@@ -80,7 +80,7 @@ def browser() -> Iterator[Browser]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:
-        pytest.skip("there is no Chromium (Debian's package chromium)")
+        pytest.skip("there is no Chromium (Debian's chromium-headless-shell)")
     with playwright.sync_playwright() as started:
         opened = started.chromium.launch(executable_path=program, args=FLAGS)
         yield opened
