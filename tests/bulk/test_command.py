@@ -42,7 +42,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("tiny"), FAMILIES["bert"])
 
 
-def test_the_embedded_model_with_settings_from_a_file(tmp_path: Path) -> None:
+def test_the_embedded_model_with_settings_from_a_file(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     from sentence_transformers import SentenceTransformer
 
     texts = ["The cat sat on the mat.", "Ein zweiter Text", "", "word " * 1000]
@@ -52,11 +54,12 @@ def test_the_embedded_model_with_settings_from_a_file(tmp_path: Path) -> None:
     )
     out = tmp_path / "out.parquet"
     flags = ["--config", tmp_path / "settings.json", "--model", "mine", "--column", "body"]
-    done = run_command(tmp_path / "in.jsonl", "--out", out, *flags, "--on-error", "null")
-    assert done.returncode == 0, done.stderr
-    assert f"appliance: {out}: 4 rows, 384 values a vector" in done.stderr
-    assert "cut to the length that the model reads: 1" in done.stderr
-    assert done.stdout == ""
+    flags += ["--on-error", "null", "--out", out]
+    assert main(["embed", *map(str, flags), str(tmp_path / "in.jsonl")]) == 0
+    told, error = capfd.readouterr()
+    assert f"appliance: {out}: 4 rows, 384 values a vector" in error
+    assert "cut to the length that the model reads: 1" in error
+    assert told == ""
     rows = read_rows(out)
     assert [row["body"] for row in rows] == texts
     assert rows.pop(2)["embedding"] is None

@@ -276,6 +276,7 @@ def test_the_command_itself_on_a_cluster_by_its_address(cluster: Cluster, tmp_pa
     assert list(tmp_path.iterdir()) == [file]
 
 
+@pytest.mark.slow
 def test_pools(cluster: Cluster) -> None:
     def planned(*flags: object, **settings: Any) -> tuple[int, int, int | None, dict[str, Any]]:
         pool = plan_pool(Settings(**settings), parse("in", "--out", "a.parquet", "--ray", *flags))
