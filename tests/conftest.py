@@ -81,7 +81,8 @@ def run_process(
         flags: Of ``appliance serve``, or what the code finds in ``sys.argv``.
         environment: Variables beside those of this process.
         code: What to run in place of ``appliance serve``.
-        fresh: Start the interpreter, too, as users do. It takes seconds longer than a fork.
+        fresh: Start the interpreter, too, as users do. It takes seconds longer than a fork, whose
+            memory is its parent's in part.
         trust: What certificates to trust, of a server that speaks HTTPS.
     """
     process = _start(flags, {**os.environ, **(environment or {})}, code, fresh=fresh)

@@ -214,7 +214,7 @@ def test_a_large_file_takes_no_memory(tmp_path: Path) -> None:
     path = tmp_path / "large.jsonl"
     with path.open("wb") as file:
         file.truncate(size)
-    with run_process("--data-dir", str(tmp_path / "data"), "--port", "0") as server:
+    with run_process("--data-dir", str(tmp_path / "data"), fresh=True) as server:
         assert server.process is not None
         process = psutil.Process(server.process.pid)
         client = client_of(server)
@@ -230,7 +230,7 @@ def test_a_large_file_takes_no_memory(tmp_path: Path) -> None:
 
 
 def test_where_there_is_no_room_nothing_is_left(tmp_path: Path) -> None:
-    with run_process("--data-dir", str(tmp_path), "--port", "0") as server:
+    with run_process("--data-dir", str(tmp_path)) as server:
         assert server.process is not None
         client = client_of(server)
         small = upload(client, CONTENT)

@@ -49,7 +49,7 @@ uvicorn.run(create_app(settings, load_fake), port=0, http=BoundedHttp, access_lo
 def client() -> Iterator[httpx.Client]:
     headers = {"content-type": "application/json"}
     with (
-        run_process(code=SERVE) as server,
+        run_process(code=SERVE, fresh=True) as server,
         httpx.Client(base_url=server.url, headers=headers, timeout=60) as client,
     ):
         assert server.process is not None

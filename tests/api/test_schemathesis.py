@@ -157,7 +157,7 @@ def after_call(context, case, response):
 
 @contextmanager
 def served(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
-    with run_process(KEY, str(folder), code=SERVE) as server:
+    with run_process(KEY, str(folder), code=SERVE, fresh=True) as server:
         assert server.process is not None
         yield server.url, psutil.Process(server.process.pid)
     log = "".join(server.log)
