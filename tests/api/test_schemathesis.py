@@ -179,10 +179,11 @@ def headers_for(url: str, key: str) -> list[str]:
 @pytest.mark.parametrize(
     ("key", "share", "phases"),
     [
-        ("admin", 0.8, "examples,coverage,fuzzing"),
+        ("admin", 0.8, "examples,fuzzing"),
+        pytest.param("admin", 0.8, "coverage", marks=pytest.mark.slow),
         # What is refused for the key is not looked at; many cases of it show nothing more.
         ("embed", 0.1, "examples,fuzzing"),
-        ("none", 0.1, "examples,fuzzing"),
+        pytest.param("none", 0.1, "examples,fuzzing", marks=pytest.mark.slow),
     ],
 )
 def test_every_answer_is_as_described(tmp_path: Path, key: str, share: float, phases: str) -> None:

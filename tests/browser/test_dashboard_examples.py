@@ -59,7 +59,7 @@ def test_curl(real_server: RunningServer, open_page: Opener, kind: str) -> None:
     np.testing.assert_allclose(vector, expected["data"][0]["embedding"], atol=1e-5)
 
 
-@pytest.mark.parametrize("language", ["Python", "LangChain"])
+@pytest.mark.parametrize("language", ["Python", pytest.param("LangChain", marks=pytest.mark.slow)])
 def test_scripts(
     real_server: RunningServer, open_page: Opener, tmp_path: Path, language: str
 ) -> None:

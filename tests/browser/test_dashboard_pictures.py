@@ -10,8 +10,15 @@ from tests.browser.dashboard import Opener, expect, state
 from tests.conftest import REAL_MODEL, RunningServer
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1440, "light"),
+        (390, "dark"),
+        pytest.param(1440, "dark", marks=pytest.mark.slow),
+        pytest.param(390, "light", marks=pytest.mark.slow),
+    ],
+)
 def test_the_whole_page(
     real_server: RunningServer, open_page: Opener, width: int, scheme: str
 ) -> None:

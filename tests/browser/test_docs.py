@@ -78,6 +78,7 @@ def test_a_request_can_be_tried_out_with_a_key(server: RunningServer, open_page:
     assert "fake/model" in response.inner_text()
 
 
+@pytest.mark.slow
 def test_texts_can_be_embedded_from_the_page(server: RunningServer, open_page: OpenPage) -> None:
     page = open_page(f"{server.url}/docs")
     authorize(page, KEY)
@@ -90,6 +91,7 @@ def test_texts_can_be_embedded_from_the_page(server: RunningServer, open_page: O
     assert '"prompt_tokens": 3' in response.inner_text()
 
 
+@pytest.mark.slow
 def test_it_is_the_same_page_with_a_slash_behind(
     server: RunningServer, open_page: OpenPage
 ) -> None:

@@ -71,6 +71,7 @@ def test_the_embedded_model_with_settings_from_a_file(
     np.testing.assert_allclose([row["embedding"] for row in rows], wanted, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_readmes_commands(tmp_path: Path) -> None:
     """As they stand there, but for the environment that they are run in."""
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")

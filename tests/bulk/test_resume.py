@@ -202,7 +202,7 @@ def processes() -> Iterator[Any]:
     return context
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2))])
 def test_sigkill_at_random_moments(seed: int, tmp_path: Path, processes: Any) -> None:
     chance = random.Random(seed)
     source, out = tmp_path / "in.txt", tmp_path / OUTPUTS[seed]

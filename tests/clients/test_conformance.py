@@ -264,6 +264,7 @@ def test_there_are_cases_of_every_client() -> None:
     assert {case.client for case in OF_MANY} == clients - {"openai-async"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
 def test_vectors_that_are_turned_round(
     case: Case, turned: Target, sound: Callable[[Case], Result]

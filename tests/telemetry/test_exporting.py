@@ -150,7 +150,9 @@ def unwilling(request: pytest.FixtureRequest) -> Iterator[str]:
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
-@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+@pytest.mark.parametrize(
+    "protocol", ["grpc", pytest.param("http/protobuf", marks=pytest.mark.slow)]
+)
 def test_an_unwilling_collector_holds_up_nothing(unwilling: str, protocol: str) -> None:
     secret = "planted-secret"
     environment = {
