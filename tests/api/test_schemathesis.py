@@ -182,7 +182,7 @@ def headers_for(url: str, key: str) -> list[str]:
         ("admin", 0.8, "examples,fuzzing"),
         pytest.param("admin", 0.8, "coverage", marks=pytest.mark.slow),
         # What is refused for the key is not looked at; many cases of it show nothing more.
-        ("embed", 0.1, "examples,fuzzing"),
+        pytest.param("embed", 0.1, "examples,fuzzing", marks=pytest.mark.slow),
         pytest.param("none", 0.1, "examples,fuzzing", marks=pytest.mark.slow),
     ],
 )
