@@ -199,7 +199,8 @@ class Crew:
                 if worker.task is not None and self._is_late(worker.task)
             }
             self._dismissed += hung
-            heirs = [self._dismiss(worker) for worker in (*dead, *hung)]
+            for worker in hung:
+                self._dismiss(worker)
         for worker in dead:
             logger.error("%s has died and is replaced", worker.thread.name)
         for taken in lost:
@@ -213,8 +214,9 @@ class Crew:
                     f" {self._forward_timeout:g} s (forward_timeout_seconds)"
                 )
             )
-        for heir in heirs:  # not before, or it would take what is left of a request that kills
-            heir.thread.start()
+        with self._lock:
+            for worker in dead:  # not before, or the heir would take the rest of what killed it
+                self._dismiss(worker)
 
     def give_up_late(self) -> None:
         """Answer for batches that take too long; they run on, as nothing can end them."""
@@ -224,11 +226,11 @@ class Crew:
                 logger.error("%s hangs: %s", self._device, self._told(taken))
                 taken.fail(ModelUnavailable("The model takes too long to answer.", retry_after=5))
 
-    def _dismiss(self, worker: Worker) -> Worker:
+    def _dismiss(self, worker: Worker) -> None:
         worker.is_dismissed = True
         heir = Worker(worker.thread.name, self._work)
         self._workers[self._workers.index(worker)] = heir
-        return heir
+        heir.thread.start()
 
     def _under_way(self) -> list[Taken]:
         with self._lock:
