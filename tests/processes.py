@@ -22,10 +22,13 @@ from typing import IO
 
 from appliance.cli import main
 
-__all__ = ["ForkedProcess", "Process"]
+__all__ = ["ForkedProcess", "Process", "forks"]
 
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["appliance.server", "appliance.engine.loading"])
+# The only one of its kind: what is asked of another would be that of the first, or take its place.
+forks = multiprocessing.get_context("forkserver")
+forks.set_forkserver_preload(
+    ["appliance.server", "appliance.engine.loading", "appliance.bulk.command"]
+)
 
 
 class ForkedProcess:
@@ -45,9 +48,9 @@ class ForkedProcess:
     def __init__(
         self, flags: Sequence[str], environment: Mapping[str, str], code: str = ""
     ) -> None:
-        ours, theirs = _forks.Pipe(duplex=False)
+        ours, theirs = forks.Pipe(duplex=False)
         arguments = (theirs, list(flags), dict(environment), code)
-        self._process = _forks.Process(target=_run, args=arguments)
+        self._process = forks.Process(target=_run, args=arguments)
         self._process.start()
         theirs.close()
         self.stderr: IO[str] | None = os.fdopen(os.dup(ours.fileno()), encoding="utf-8")

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -37,6 +36,7 @@ from tests.bulk.helpers import (
     write_lines,
 )
 from tests.fakes import fake_vector
+from tests.processes import forks
 
 OUTPUTS = ["out.jsonl", "out.parquet", "out.npy"]
 
@@ -194,23 +194,15 @@ def run_slowly(*flags: str) -> None:
     embed(*flags, before_forward=lambda _: time.sleep(0.01), settings=one_batch_at_once)
 
 
-@pytest.fixture(scope="module")
-def processes() -> Iterator[Any]:
-    """Starts processes that have torch already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "appliance.bulk.command", __name__])
-    return context
-
-
 @pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2))])
-def test_sigkill_at_random_moments(seed: int, tmp_path: Path, processes: Any) -> None:
+def test_sigkill_at_random_moments(seed: int, tmp_path: Path) -> None:
     chance = random.Random(seed)
     source, out = tmp_path / "in.txt", tmp_path / OUTPUTS[seed]
     write_lines(source, 20_000)
     assert embed(source, "--out", tmp_path / f"whole{out.suffix}") == 0
     kills: list[int] = []
     while len(kills) < 6 and not out.exists():
-        process = processes.Process(target=run_slowly, args=(str(source), "--out", str(out)))
+        process = forks.Process(target=run_slowly, args=(str(source), "--out", str(out)))
         process.start()
         before = rows_done(out)
         while process.is_alive() and rows_done(out) <= before:
